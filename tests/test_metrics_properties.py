@@ -89,7 +89,7 @@ def test_nan_is_refused_by_name(ranking, data):
     row, column = (data.draw(st.integers(0, n - 1)) for n in distance.shape)
     distance[row, column] = np.nan
     with pytest.raises(InputError, match=f"query row {row}, gallery column {column}$"):
-        rank_metrics(distance, query, gallery, **options)
+        rank_metrics(distance, query, gallery, **options, chunk=3)
 
 
 @given(arrays(st.sampled_from([np.float32, np.float64, np.int64, np.uint8]), st.tuples(st.integers(1, 6), st.integers(1, 12)),
