@@ -48,11 +48,10 @@ def generator(seed, *names):
     "An independent `numpy.random.Generator` for the thing called `names`, for example `generator(7, 'pose', person, shot)`."
     return np.random.default_rng(stream_seed(seed, *names))
 
-# %% ../nbs/00_core.ipynb #e6b7d68f
-def canonical_json(value, indent=None):
-    "`value` as JSON with sorted keys; numbers that JSON does not know (NaN, infinity) are refused with a `ValueError`."
-    separators = (",", ": ") if indent else (",", ":")
-    return json.dumps(value, sort_keys=True, indent=indent, separators=separators, allow_nan=False, default=_plain)
+# %% ../nbs/00_core.ipynb #bd31b8b2
+def canonical_json(value):
+    "`value` as JSON with sorted keys and no spaces; numbers that JSON does not know (NaN, infinity) are refused with a `ValueError`."
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
 
 def _plain(value):
     "NumPy's scalars and arrays as Python's own."
@@ -104,10 +103,10 @@ def clear_partial(path):
     path = Path(path)
     for left in path.parent.glob(f".{path.name}.*.partial"): _remove(left)
 
-# %% ../nbs/00_core.ipynb #396e2608
+# %% ../nbs/00_core.ipynb #51ff02b8
 def write_json(path, value):
-    "Write `value` as readable canonical JSON, atomically."
-    with atomic_path(path) as temporary: temporary.write_text(canonical_json(value, indent=2) + "\n")
+    "Write `value` as readable JSON, atomically; the order of keys is kept."
+    with atomic_path(path) as temporary: temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
 def read_json(path):
     "Read a JSON file; `InputError` names it when it is absent or is not JSON."
