@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'EACH', 'STAGES', 'plain_code', 'module_file', 'imported_names', 'modules_used', 'data_files',
-           'notebook_code', 'stage_code', 'write_code', 'Stage', 'stage_arguments', 'instance_name', 'stage_config',
-           'check_parameters', 'merged_outputs', 'settle', 'die_with_parent', 'serve_kernel', 'kernel_manager', 'Busy',
-           'only_one', 'StageFailed', 'execute', 'run_stage', 'directives', 'markdown', 'write_readme', 'main']
+           'read_notebook', 'notebook_code', 'stage_code', 'write_code', 'Stage', 'stage_arguments', 'instance_name',
+           'stage_config', 'check_parameters', 'merged_outputs', 'settle', 'die_with_parent', 'serve_kernel',
+           'kernel_manager', 'Busy', 'only_one', 'StageFailed', 'execute', 'run_stage', 'directives', 'markdown',
+           'write_readme', 'main']
 
-# %% ../nbs/80_notebooks.ipynb #90e1d621
-import argparse, ast, ctypes, os, re, signal, sys, tempfile, time
+# %% ../nbs/80_notebooks.ipynb #9a997141
+import argparse, ast, ctypes, logging, os, re, signal, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-
-import nbformat
 
 from .core import InputError, atomic_path, clear_partial, file_hash
 
@@ -74,10 +73,17 @@ def data_files(folder):
             if path.name != "__pycache__" and not any(path.glob("*.py")): yield from data_files(path)
         elif path.suffix not in (".py", ".pyc"): yield path
 
-# %% ../nbs/80_notebooks.ipynb #7961ad54
+# %% ../nbs/80_notebooks.ipynb #f4e389f5
+def read_notebook(path):
+    "The notebook at `path`; `InputError` names it if there is none."
+    import nbformat     # slow to import: half a second that the kernel, which reads no notebook, need not wait
+    if not Path(path).is_file(): raise InputError(f"{path}: no such notebook")
+    return nbformat.read(path, as_version=4)
+
+# %% ../nbs/80_notebooks.ipynb #8ee6649a
 def notebook_code(path):
     "The code cells of the notebook at `path` as one text; `InputError` names a cell that is not plain Python."
-    cells = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+    cells = [c.source for c in read_notebook(path).cells if c.cell_type == "code"]
     for number, source in enumerate(cells, 1):
         try: ast.parse(source)
         except SyntaxError as error: raise InputError(f"{path}: code cell {number} is not plain Python ({error.msg}: {(error.text or '').strip()})") from None
@@ -176,13 +182,14 @@ def merged_outputs(outputs):
         elif "application/vnd.jupyter.widget-view+json" not in out.get("data", {}): merged.append(out)
     return merged
 
-# %% ../nbs/80_notebooks.ipynb #ea28d2df
+# %% ../nbs/80_notebooks.ipynb #218d47c9
 def settle(notebook):
     "Remove from an executed `notebook`, in place, what differs between two equal runs; cells tagged `progress` lose their outputs."
-    notebook.metadata = nbformat.from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
+    from nbformat import NotebookNode, from_dict
+    notebook.metadata = from_dict({"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
         if "injected-parameters" in tags: cell.id = "injected-parameters"
         if cell.cell_type == "code": cell.outputs = [] if "progress" in tags else merged_outputs(cell.outputs)
     return notebook
@@ -196,16 +203,16 @@ def die_with_parent(parent=None):
     if _prctl: _prctl(1, signal.SIGKILL)          # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent: os.kill(os.getpid(), signal.SIGKILL)     # it died before the line above
 
-# %% ../nbs/80_notebooks.ipynb #2d893ee7
-def serve_kernel(connection_file):
+# %% ../nbs/80_notebooks.ipynb #809b9875
+def serve_kernel():
     "Be the kernel of a stage: an ordinary IPython kernel that ends with its runner, and whose forked workers end with it."
     die_with_parent(int(os.environ["JPY_PARENT_PID"]))
     os.register_at_fork(after_in_child=die_with_parent)
     import tqdm.auto   # imported before there is a kernel, tqdm chooses bars of text, which a terminal can show
     from ipykernel.kernelapp import IPKernelApp
-    IPKernelApp.launch_instance(argv=["-f", connection_file])
+    IPKernelApp.launch_instance()
 
-# %% ../nbs/80_notebooks.ipynb #84a09f34
+# %% ../nbs/80_notebooks.ipynb #d61d754d
 def kernel_manager():
     "A manager class of kernels for stages: this interpreter, and no process left behind."
     from jupyter_client import AsyncKernelManager
@@ -213,8 +220,8 @@ def kernel_manager():
 
     class StageKernel(AsyncKernelManager):
         transport_encryption = "required"
-        _kernel_spec = KernelSpec(argv=[sys.executable, "-m", "mmreid.notebooks", "kernel", "{connection_file}"], language="python",
-                                  display_name="python3", metadata={"supported_encryption": "curve"})
+        kernel_spec = KernelSpec(argv=[sys.executable, "-c", "from mmreid.notebooks import serve_kernel; serve_kernel()", "-f", "{connection_file}"],
+                                 language="python", display_name="python3", metadata={"supported_encryption": "curve"})
 
         async def _async_cleanup_resources(self, restart=False):
             await super()._async_cleanup_resources(restart)
@@ -249,24 +256,26 @@ def _why(error):
     text = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
 
-# %% ../nbs/80_notebooks.ipynb #d0e16cc6
+# %% ../nbs/80_notebooks.ipynb #1ed7d17b
 def execute(notebook, parameters, draft, root="."):
     "Run `notebook` from `root` with papermill, keeping it in the file `draft` as it goes; `StageFailed` says why it stopped."
     import papermill
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError
     from papermill.exceptions import PapermillExecutionError
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)     # we say ourselves what went wrong
     try: return papermill.execute_notebook(notebook, str(draft), parameters, kernel_name="python3", language="python", progress_bar=False, cwd=str(root),
-                                           stdout_file=sys.stdout, stderr_file=sys.stderr, kernel_manager_class=kernel_manager())
-    except (PapermillExecutionError, CellExecutionError, DeadKernelError) as error: raise StageFailed(_why(error)) from None
+                                           stdout_file=sys.stdout, stderr_file=sys.stderr, kernel_manager_class=kernel_manager(),
+                                           shutdown_kernel="immediate")
+    except (PapermillExecutionError, CellExecutionError, RuntimeError) as error: raise StageFailed(_why(error)) from None
 
-# %% ../nbs/80_notebooks.ipynb #f7495c9a
+# %% ../nbs/80_notebooks.ipynb #69c84473
 def run_stage(stage, arguments, root="."):
     "Run one stage and return the path of its executed notebook, `results/notebooks/<name>.ipynb`."
+    import nbformat
     root, name = Path(root), instance_name(stage, arguments)
     source, target, draft = (root / f"{folder}.ipynb" for folder in (f"nbs/stages/{stage}", f"results/notebooks/{name}", f"results/failed/{name}"))
     parameters = {**arguments, "config": stage_config(stage, arguments, root / "params.yaml")}
-    if not source.is_file(): raise InputError(f"{source}: no such notebook")
-    notebook = nbformat.read(source, as_version=4)
+    notebook = read_notebook(source)
     check_parameters(source, notebook, parameters)
     with only_one(name, root / ".state/locks"):
         clear_partial(target)
@@ -305,14 +314,14 @@ def markdown(notebook):
         parts += [_shown(out) for out in merged_outputs(cell.outputs)]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
-# %% ../nbs/80_notebooks.ipynb #c6f67f5b
+# %% ../nbs/80_notebooks.ipynb #a9a6d041
 def write_readme(root="."):
     "Run `nbs/index.ipynb` from the root, where the paths in the README start, and write `README.md`."
-    notebook = nbformat.read(Path(root, "nbs/index.ipynb"), as_version=4)
+    notebook = read_notebook(Path(root, "nbs/index.ipynb"))
     with tempfile.TemporaryDirectory() as folder: notebook = execute(notebook, None, Path(folder, "index.ipynb"), root)
     with atomic_path(Path(root, "README.md")) as temporary: temporary.write_text(markdown(notebook))
 
-# %% ../nbs/80_notebooks.ipynb #4e2c74ec
+# %% ../nbs/80_notebooks.ipynb #442d3794
 def _run(options):
     die_with_parent()
     started = time.monotonic()
@@ -331,13 +340,13 @@ def _parser():
     run = command("run", _run, "run one stage")
     run.add_argument("stage", help=", ".join(STAGES))
     run.add_argument("arguments", nargs="*", metavar="name=value", help="which dataset, variant and seed")
-    command("kernel", lambda options: serve_kernel(options.file), "be the kernel of a stage (used by run)").add_argument("file")
     return parser
 
-# %% ../nbs/80_notebooks.ipynb #b764b741
+# %% ../nbs/80_notebooks.ipynb #3843ecd0
 def main(words=None):
     "The command line; returns the exit status."
     options = _parser().parse_args(words)
+    sys.modules.setdefault("rfc3987_syntax", None)     # a grammar that nbformat's imports need a second to load, and we not at all
     try: options.action(options)
     except InputError as error: status, line = 2, error
     except Busy as error: status, line = 3, error
