@@ -1,0 +1,63 @@
+PYTHON ?= python3
+FLAGS ?=
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lab readme notebooks export lock lock-check clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+define CHECK_PYTHON
+import sys
+version = ".".join(str(part) for part in sys.version_info[:3])
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    sys.exit("error: mmreid needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is Python " + version + "; choose another with PYTHON=/path/to/python")
+endef
+export CHECK_PYTHON
+
+setup:  ## make .venv from requirements.lock, unless it is there and the lock is the same
+	@set -e; if ! cmp -s requirements.lock .venv/installed.lock; then \
+	  $(PYTHON) -c "$$CHECK_PYTHON"; \
+	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
+	  $(BIN)/python -m pip install -r requirements.lock; \
+	  $(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
+	  cp requirements.lock .venv/installed.lock; \
+	fi
+
+repro: setup  ## run the pipeline: render, pack, train, evaluate, report (what is up to date is not run again)
+	dvc repro
+
+test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
+	pytest -n 2 --dist worksteal --flags "$(FLAGS)"
+
+lab: setup  ## open JupyterLab on the notebooks
+	jupyter lab nbs
+
+readme: setup  ## make README.md from nbs/index.ipynb and results/
+	python -m mmreid.notebooks readme
+
+notebooks: setup  ## run every module notebook again, in place
+	python -m mmreid.notebooks refresh
+
+export: setup  ## write the library from the notebooks, and clean them
+	nbdev_export
+	nbdev_clean
+
+lock:  ## write requirements.lock from what is installed in .venv
+	{ echo "# The exact environment, Linux x86-64, Python 3.11 to 3.13. Made by 'make lock', used by 'make setup'."; \
+	  $(BIN)/python -m pip freeze --all --exclude pip --exclude wheel --exclude mmreid; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+# antlr4-python3-runtime 4.9.3, which DVC needs through hydra-core, was never published as a wheel; it is pure Python.
+lock-check: setup  ## ask the package index whether every pin has a wheel for each supported Python
+	@for version in 3.11 3.12 3.13; do \
+	  python -m pip install --dry-run --quiet --ignore-installed --no-deps --only-binary=:all: --no-binary=antlr4-python3-runtime \
+	    --python-version $$version --target .venv/none -r requirements.lock || exit 1; \
+	  echo "Python $$version: a wheel for every pin but antlr4-python3-runtime"; \
+	done
+
+clean:  ## remove what tests and failed runs left behind (not results, not the environment)
+	rm -rf .pytest_cache .hypothesis results/failed build *.egg-info
+	find nbs mmreid tests -name __pycache__ -prune -exec rm -rf {} +
