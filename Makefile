@@ -39,7 +39,8 @@ readme: setup  ## make README.md from nbs/index.ipynb and results/
 	python -m mmreid.notebooks readme
 
 notebooks: setup  ## run every module notebook again, in place
-	python -m mmreid.notebooks refresh
+	python -m mmreid.notebooks refresh nbs/[0-9]*.ipynb
+	nbdev_clean
 
 export: setup  ## write the library from the notebooks, and clean them
 	nbdev_export
