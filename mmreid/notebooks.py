@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ARGUMENTS', 'EACH', 'STAGES', 'FLAGS', 'plain_code', 'module_file', 'imported_names', 'modules_used', 'data_files',
            'read_notebook', 'notebook_code', 'stage_code', 'write_code', 'Stage', 'stage_arguments', 'instance_name',
-           'stage_config', 'check_parameters', 'merged_outputs', 'settle', 'die_with_parent', 'serve_kernel',
-           'kernel_manager', 'Busy', 'only_one', 'StageFailed', 'execute', 'run_stage', 'directives', 'flags_of',
-           'without_flagged', 'front_matter', 'refresh', 'markdown', 'write_readme', 'main']
+           'stage_config', 'at_root', 'opened', 'check_parameters', 'merged_outputs', 'settle', 'die_with_parent',
+           'serve_kernel', 'kernel_manager', 'Busy', 'only_one', 'StageFailed', 'execute', 'run_stage', 'directives',
+           'flags_of', 'without_flagged', 'front_matter', 'refresh', 'markdown', 'write_readme', 'main']
 
 # %% ../nbs/80_notebooks.ipynb #9a997141
 import argparse, ast, ctypes, logging, os, re, signal, sys, tempfile, time
@@ -52,15 +52,15 @@ def imported_names(source, package=""):
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
 
-# %% ../nbs/80_notebooks.ipynb #c32ca39d
+# %% ../nbs/80_notebooks.ipynb #e9e32816
 def modules_used(source, root, library="mmreid"):
-    "`{name: file}` of the library's modules that `source` needs, directly or through others, packages included."
+    "`{name: file}` of the library's modules that `source` needs, directly or through others, packages included; this runner, which hands over parameters and computes nothing, is left out."
     found, waiting = {}, [(source, "")]
     while waiting:
         names = imported_names(*waiting.pop())
         names = {".".join(parts[:n]) for parts in (name.split(".") for name in names) for n in range(1, len(parts) + 1)}
         for name in sorted(names):
-            if name.split(".")[0] != library or name in found or not (file := module_file(name, root)): continue
+            if name.split(".")[0] != library or name == f"{library}.notebooks" or name in found or not (file := module_file(name, root)): continue
             found[name] = file
             waiting.append((file.read_text(), name if file.name == "__init__.py" else name.rpartition(".")[0]))
     return dict(sorted(found.items()))
@@ -114,7 +114,7 @@ class Stage(NamedTuple):
 
 ARGUMENTS = {"dataset": str, "variant": str, "seed": int}
 
-# %% ../nbs/80_notebooks.ipynb #a304d2aa
+# %% ../nbs/80_notebooks.ipynb #42a1c75c
 def _profile(*groups):
     "Groups of the chosen profile."
     return {group: f"profiles.{{profile}}.{group}" for group in groups}
@@ -123,10 +123,10 @@ EACH = ("dataset", "variant", "seed")
 STAGES = {
     "render": Stage((), _profile("rendered")),
     "pack": Stage(("dataset",), _profile("pack")),
-    "references": Stage(("dataset",), _profile("evaluate")),
+    "references": Stage(("dataset",), _profile("evaluate") | {"profile": "profile"}),
     "train": Stage(EACH, _profile("model", "train", "compute") | {"variant": "variants.{variant}"}),
-    "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}"}),
-    "report": Stage((), {"profile": "profile", "datasets": "datasets", "run": "run", "seeds": "seeds"}),
+    "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
+    "report": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "seeds": "seeds"}),
 }
 
 # %% ../nbs/80_notebooks.ipynb #32a50e5e
@@ -162,6 +162,20 @@ def stage_config(stage, arguments, path="params.yaml"):
             group = group[name]
         config[key] = group
     return config
+
+# %% ../nbs/80_notebooks.ipynb #864cb214
+def at_root():
+    "Make the repository's root, found by its `params.yaml` above the present folder, the working folder."
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / "params.yaml").is_file()), None)
+    if root is None: raise InputError(f"{here}: neither this folder nor one above it has a params.yaml")
+    os.chdir(root)
+
+def opened(stage, config, **arguments):
+    "The `config` a stage notebook works with: the one it was given, or, when opened by hand, what `params.yaml` says."
+    if config is not None: return config
+    at_root()
+    return stage_config(stage, arguments)
 
 # %% ../nbs/80_notebooks.ipynb #399de79e
 def check_parameters(path, notebook, names):
