@@ -1,0 +1,50 @@
+"What the tests share: the repository's root, its notebooks, and copies of its working tree."
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"     # before torch is imported, here and in every kernel and process that a test starts
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--flags", default="", help="run cells marked so too: 'slow cuda'")
+
+
+@pytest.fixture
+def flags(request):
+    return request.config.getoption("--flags").split()
+
+
+def tracked(root=ROOT):
+    "The files of the working tree that git tracks or would track, relative to its root."
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
+    return [path for path in listed.split("\0") if path and Path(root, path).is_file()]
+
+
+def environment(root):
+    "An environment in which the tools of this Python are found first, and the library of `root`."
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
+
+
+def run(*words, root, **kwargs):
+    "Run a command in `root`; returns the finished process, its output as text."
+    return subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    "A copy of the working tree, in a git repository of its own with one commit."
+    root = tmp_path / "tree"
+    for path in tracked():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, root / path)
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "copy"]):
+        subprocess.run(["git", *words], cwd=root, check=True)
+    return root

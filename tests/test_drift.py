@@ -1,0 +1,76 @@
+"What stands in two places says the same in both."
+import configparser
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from conftest import BIN, ROOT, environment, run, tracked
+
+import mmreid
+from mmreid.notebooks import STAGES
+
+PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "trimesh", "embreex",
+                 "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
+PLOTTING = ["mmreid.figures"]      # the only modules that belong to an extra as a whole
+
+
+def test_library_is_what_the_notebooks_export(tree):
+    "nbdev_export and nbdev_clean leave no difference."
+    before = {path: (tree / path).read_bytes() for path in tracked(tree)}
+    for tool in ("nbdev_export", "nbdev_clean"):
+        done = run(str(BIN / tool), root=tree)
+        assert done.returncode == 0, done.stderr
+    after = {path: (tree / path).read_bytes() for path in tracked(tree)}
+    assert sorted(p for p in before | after if before.get(p) != after.get(p)) == []
+
+
+def pipeline():
+    "The stages of dvc.yaml: name -> (the stage's own keys, how it names its items)."
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def tracked_parameters(stage):
+    "The groups of params.yaml that a stage of dvc.yaml tracks, in the notation of STAGES."
+    found = pipeline()[stage].get("params", [])
+    return {re.sub(r"\$\{(?:item\.)?(\w+)\}", r"{\1}", key) for key in found}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pipeline_tracks_what_a_stage_is_given(stage):
+    assert tracked_parameters(stage) == set(STAGES[stage].config.values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_pipeline_runs_a_stage_with_its_arguments(stage):
+    "And hands its process over (exec), so that the runner sees dvc die; and depends on the stage's code."
+    item = {"dataset": "${item}"} if STAGES[stage].arguments == ("dataset",) else {a: f"${{item.{a}}}" for a in STAGES[stage].arguments}
+    words = " ".join([f"exec python -m mmreid.notebooks run {stage}", *(f"{a}={value}" for a, value in item.items())])
+    assert pipeline()[stage]["cmd"] == words
+    assert f"results/code/{stage}.py" in pipeline()[stage]["deps"]
+
+
+def test_library_needs_no_tool_of_the_pipeline():
+    "Every module imports where torch, torchvision, numpy, pandas and little more are installed."
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in PIPELINE_ONLY)
+    code = (f"import sys, pkgutil, importlib\n{blocked}import mmreid\nfor m in pkgutil.walk_packages(mmreid.__path__, 'mmreid.'):\n"
+            f"    if m.name not in {PLOTTING}: importlib.import_module(m.name)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_versions_agree():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    assert settings["DEFAULT"]["version"] == mmreid.__version__
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    assert [pin for pin in extras["dev"] if "==" in pin and pin not in lock] == []
+
+
+def test_lock_names_no_host_and_no_path():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()[1:]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.+]+", line)] == []
