@@ -89,14 +89,13 @@ def part(tensors, prefix):
 def prefixed(tensors, prefix): return {f"{prefix}.{name}": value for name, value in tensors.items()}
 ## The batch of a step
 
-# %% ../nbs/60_training.ipynb #8db06972
+# %% ../nbs/60_training.ipynb #c0180ea2
 class TrainingData:
     "The training identities of a packed dataset: the batch of any step, augmented, on the device."
     def __init__(self, packed, train, seed, device):
-        positions = packed.split("train")
-        self.names, self.label = np.unique(packed.identity[positions], return_inverse=True)
-        draw = IdentityBatches(self.label, np.arange(len(positions)), train.identities_per_batch, train.tuples_per_identity, seed)
-        self.draw, self.index, self.seed, self.dropout = draw, packed.rows[positions], seed, train.modality_dropout
+        training = packed.only("train")
+        self.label, self.index, self.seed, self.dropout = training.identity, training.rows, seed, train.modality_dropout
+        self.draw = IdentityBatches(self.label, np.arange(len(self.label)), train.identities_per_batch, train.tuples_per_identity, seed)
         self.store = ImageStore(packed, device)
         self.transform = ImageTransform(packed.modalities, packed.statistics, train.augmentation).to(device)
 
@@ -108,7 +107,7 @@ class TrainingData:
         kept = dropped(present, self.dropout, random)
         return self.transform(images, random), present, kept, torch.from_numpy(self.label[chosen]).to(present.device)
 
-# %% ../nbs/60_training.ipynb #cf9475b7
+# %% ../nbs/60_training.ipynb #277aa10f
 class Training:
     """The training of one variant: `run()` returns the trained network.
 
@@ -121,7 +120,7 @@ class Training:
         self.data = TrainingData(packed, train, stream_seed(seed, "data"), self.accelerator.device)
         torch.manual_seed(stream_seed(seed, "weights"))
         network = Network(packed.modalities, model, variant).to(memory_format=torch.channels_last)
-        self.module = TrainingModule(network, Objective(variant, train, 3 * model.width, len(self.data.names)))
+        self.module = TrainingModule(network, Objective(variant, train, 3 * model.width, self.data.label.max() + 1))
         self.prepared, self.optimiser = self.accelerator.prepare(self.module, make_optimiser(self.module.parameters(), train))
         self.step, self.history, self.best = 0, [], {}     # best: the network's tensors at the best validation
 
@@ -161,9 +160,9 @@ class Training:
 
     def validate(self):
         "Fused Rank-1 and mAP (percent) on the validation identities; remembers the best network if that is to be selected."
-        positions, modalities = self.packed.split("val"), self.packed.modalities
-        found = embed(self.network, self.data.transform, self.data.store, self.packed.rows[positions], [modalities], 256, self.accelerator, "validating")
-        metrics = evaluate_retrieval(*fused(self.packed.table.iloc[positions], modalities), similarity(self.network, found))
+        val, modalities = self.packed.only("val"), self.packed.modalities
+        found = embed(self.network, self.data.transform, self.data.store, val.rows, [modalities], 256, self.accelerator, "validating")
+        metrics = evaluate_retrieval(*fused(val.table, modalities), similarity(self.network, found))
         row = {"val/rank1": 100 * float(metrics.cmc[0]), "val/mAP": 100 * float(metrics.mAP)}
         if self.train.select == "best" and row["val/mAP"] > max((r["val/mAP"] for r in self.history if "val/mAP" in r), default=-1):
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['decode', 'pack', 'Packed', 'open_packed']
 
-# %% ../../nbs/11_data_packed.ipynb #dd7db349
+# %% ../../nbs/11_data_packed.ipynb #e4f61354
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def _load(path, **kwargs):
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
     except (ValueError, EOFError, OSError) as error: raise InputError(f"{path}: not a plain array ({error})") from None
 
-# %% ../../nbs/11_data_packed.ipynb #b1466a96
+# %% ../../nbs/11_data_packed.ipynb #df558096
 @dataclass(frozen=True)
 class Packed:
     "A packed dataset: the table, and by modality (or extra) an array of images."
@@ -124,11 +124,11 @@ class Packed:
         "(N,) int64: the position of each sample's identity in the sorted list of all identities."
         return pd.factorize(self.table.identity, sort=True)[0]
 
-    def split(self, name):
-        "Positions of the samples of one split, (n,) int64; `InputError` when it has none."
-        positions = np.flatnonzero(self.table.split == name)
-        if not len(positions): raise InputError(f"{self.folder}: split {name!r} has no sample")
-        return positions
+    def only(self, split):
+        "The samples of one split, as a packed dataset of their own over the same arrays; `InputError` when there are none."
+        keep = np.flatnonzero(self.table.split == split)
+        if not len(keep): raise InputError(f"{self.folder}: split {split!r} has no sample")
+        return replace(self, table=self.table.iloc[keep].reset_index(drop=True), rows=self.rows[keep], extra_rows=self.extra_rows[keep])
 
     def images(self, name, positions):
         "The images (n, H, W, C) uint8 of one modality or extra for samples that have it."
