@@ -225,24 +225,24 @@ def choose_weights(similarities, table):
         if found > best: best, chosen = found, weights
     return chosen
 
-# %% ../nbs/53_training_free.ipynb #f718355c
+# %% ../nbs/53_training_free.ipynb #3e2cc84e
 @dataclass(frozen=True, eq=False)
 class TrainingFree:
-    "Descriptors of some rows of a sample table, and the similarity that a protocol asks for."
+    "Descriptors of N samples, such as those of one split, and the similarity that a protocol asks for."
     name: str
     settings: dict # what was chosen on validation identities, by modality
     weights: dict # modality -> weight of its similarity
     own: dict # modality -> (n, D), compared within the modality
     across: dict # modality -> (n, D'), compared between modalities
-    slot: dict # modality -> (N,) row of the descriptors for each row of the table, -1 where there is none
+    slot: dict # modality -> (N,) row of the descriptors for each of the N samples, -1 where the image is absent
 
-    def _of(self, descriptors, modality, rows):
-        slot = self.slot[modality][rows]
-        if (slot < 0).any(): raise InputError(f"{self.name}: table row {np.asarray(rows)[slot < 0][0]} has no {modality} descriptor")
+    def _of(self, descriptors, modality, samples):
+        slot = self.slot[modality][samples]
+        if (slot < 0).any(): raise InputError(f"{self.name}: sample {np.asarray(samples)[slot < 0][0]} has no {modality} image")
         return descriptors[modality][slot]
 
     def similarity(self, query, query_subset, gallery, gallery_subset):
-        "(Q, G) similarities of rows of the table: over shared modalities, or, where there are none, over all pairs by grey level."
+        "(Q, G) similarities of samples: over shared modalities, or, where there are none, over all pairs by grey level."
         shared = [m for m in query_subset if m in gallery_subset]
         if shared:
             total = sum(self.weights[m] for m in shared)
@@ -307,13 +307,15 @@ def choose_settings(name, source, validation):
     settings["across"] = choose(score_across, grids["across"])
     return settings, choose_weights(within, table.iloc[seen.rows[full]])
 
-# %% ../nbs/53_training_free.ipynb #335566bb
+# %% ../nbs/53_training_free.ipynb #82b6fdb5
 def training_free(name, source, settings, weights, rows):
-    "`TrainingFree` descriptors of the rows `rows` of `source`, with what `choose_settings` found on other identities."
+    """`TrainingFree` descriptors of the samples at positions `rows` of `source`, with what `choose_settings` found on other identities.
+
+    Its `similarity` counts samples within `rows`, and so belongs to `source.table.iloc[rows]`."""
     seen, slot = _Described(name, source, rows), {}
     for m, at in seen.at.items():
-        slot[m] = np.full(len(source.table), -1)
-        slot[m][at] = np.arange(len(at))
+        has = np.isin(seen.rows, at)
+        slot[m] = np.where(has, np.cumsum(has) - 1, -1)
     own = {m: seen(m, seen.kind(m), settings[m]) for m in source.modalities}
     across = {m: seen(m, "across", settings["across"]) for m in source.modalities}
     return TrainingFree(name, settings, weights, own, across, slot)
