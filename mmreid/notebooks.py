@@ -6,8 +6,9 @@
 __all__ = ['ARGUMENTS', 'EACH', 'STAGES', 'FLAGS', 'plain_code', 'module_file', 'imported_names', 'modules_used', 'data_files',
            'read_notebook', 'notebook_code', 'stage_code', 'write_code', 'Stage', 'stage_arguments', 'instance_name',
            'stage_config', 'at_root', 'opened', 'check_parameters', 'merged_outputs', 'settle', 'die_with_parent',
-           'serve_kernel', 'kernel_manager', 'Busy', 'only_one', 'StageFailed', 'execute', 'run_stage', 'directives',
-           'flags_of', 'without_flagged', 'front_matter', 'refresh', 'markdown', 'write_readme', 'main']
+           'end_group_after', 'serve_kernel', 'kernel_manager', 'Busy', 'only_one', 'StageFailed', 'execute',
+           'run_stage', 'directives', 'flags_of', 'without_flagged', 'front_matter', 'refresh', 'markdown',
+           'write_readme', 'main']
 
 # %% ../nbs/80_notebooks.ipynb #9a997141
 import argparse, ast, ctypes, logging, os, re, signal, sys, tempfile, time
@@ -217,18 +218,26 @@ def die_with_parent(parent=None):
     if _prctl: _prctl(1, signal.SIGKILL)          # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent: os.kill(os.getpid(), signal.SIGKILL)     # it died before the line above
 
-# %% ../nbs/80_notebooks.ipynb #809b9875
+# %% ../nbs/80_notebooks.ipynb #8d38355f
+def end_group_after(leader):
+    "Start a process that kills the process group of its parent `leader` once that is no more."
+    if os.fork(): return
+    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)    # they are meant for the others
+    while os.getppid() == leader: time.sleep(.1)
+    os.killpg(leader, signal.SIGKILL)
+
+# %% ../nbs/80_notebooks.ipynb #942f71b4
 def serve_kernel():
-    "Be the kernel of a stage: an ordinary IPython kernel that ends with its runner, and whose forked workers end with it."
+    "Be the kernel of a stage: an ordinary IPython kernel, at the head of its process group, that ends with its runner."
     die_with_parent(int(os.environ["JPY_PARENT_PID"]))
-    os.register_at_fork(after_in_child=die_with_parent)
+    end_group_after(os.getpid())
     import tqdm.auto   # imported before there is a kernel, tqdm chooses bars of text, which a terminal can show
     from ipykernel.kernelapp import IPKernelApp
     IPKernelApp.launch_instance()
 
-# %% ../nbs/80_notebooks.ipynb #d61d754d
+# %% ../nbs/80_notebooks.ipynb #d06bfc49
 def kernel_manager():
-    "A manager class of kernels for stages: this interpreter, and no process left behind."
+    "The class that starts the kernel of a stage."
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
@@ -236,14 +245,6 @@ def kernel_manager():
         transport_encryption = "required"
         kernel_spec = KernelSpec(argv=[sys.executable, "-c", "from mmreid.notebooks import serve_kernel; serve_kernel()", "-f", "{connection_file}"],
                                  language="python", display_name="python3", metadata={"supported_encryption": "curve"})
-
-        async def _async_cleanup_resources(self, restart=False):
-            await super()._async_cleanup_resources(restart)
-            group = getattr(self.provisioner, "pgid", None)
-            try:
-                if group: os.killpg(group, signal.SIGKILL)      # a kernel leads its own process group
-            except ProcessLookupError: pass
-        cleanup_resources = _async_cleanup_resources
     return StageKernel
 
 # %% ../nbs/80_notebooks.ipynb #f7a76a0f
@@ -390,7 +391,7 @@ def _parser():
     run.add_argument("arguments", nargs="*", metavar="name=value", help="which dataset, variant and seed")
     return parser
 
-# %% ../nbs/80_notebooks.ipynb #3843ecd0
+# %% ../nbs/80_notebooks.ipynb #df1eea61
 def main(words=None):
     "The command line; returns the exit status."
     options = _parser().parse_args(words)
@@ -398,7 +399,7 @@ def main(words=None):
     try: options.action(options)
     except InputError as error: status, line = 2, error
     except Busy as error: status, line = 3, error
-    except StageFailed as error: status, line = 1, error
+    except (StageFailed, OSError) as error: status, line = 1, error
     except KeyboardInterrupt: status, line = 130, "interrupted"
     else: return 0
     print(f"error: {line}", file=sys.stderr)
