@@ -6,17 +6,18 @@
 __all__ = ['SRGB_TO_XYZ', 'WHITE', 'SPACES', 'HISTOGRAM', 'BACKGROUND', 'GRIDS', 'Pixels', 'select_pixels', 'stripe_histogram',
            'unit', 'grey_world', 'to_hsv', 'to_lab', 'colour_histogram', 'relative_level', 'grey_histogram', 'widen',
            'thumbnail', 'background', 'choose', 'describe', 'mean_average_precision', 'choose_weights', 'TrainingFree',
-           'PlainImages', 'choose_settings', 'training_free']
+           'PlainImages', 'choose_settings', 'training_free', 'shuffled_people', 'chance_within_cameras']
 
-# %% ../nbs/53_training_free.ipynb #11a65873
+# %% ../nbs/53_training_free.ipynb #7bae7053
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from .core import InputError
+from .core import InputError, generator
 from .metrics import rank_metrics
+from .protocols import evaluate_retrieval
 
 # %% ../nbs/53_training_free.ipynb #9320d362
 @dataclass(frozen=True)
@@ -75,11 +76,11 @@ def unit(vectors):
     "Rows of length 1; rows of zeros stay."
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-# %% ../nbs/53_training_free.ipynb #e74ee6bf
+# %% ../nbs/53_training_free.ipynb #4c4e95cc
 def grey_world(images, mask, balance):
-    "(N, 3) factors that bring the mean of each channel, over the 'image' or what is 'around' the person, to 0.4; or 'none'."
+    "(N, 3) factors that bring the mean of each channel to 0.4, over the 'image', the 'selected' pixels of the mask or those 'around' it; or 'none'."
     if balance == "none": return np.ones((len(images), 3), np.float32)
-    where = None if balance == "image" or mask is None else ~mask
+    where = None if balance == "image" or mask is None else mask if balance == "selected" else ~mask
     reference = select_pixels(images, where, frame="image")
     return (.4 / np.maximum(reference.per_image(reference.values), .02)).astype(np.float32)
 
@@ -173,7 +174,7 @@ def choose(score, grid):
             if found > best: settings, best = trial, found
     return settings
 
-# %% ../nbs/53_training_free.ipynb #87642a9f
+# %% ../nbs/53_training_free.ipynb #c682afcc
 HISTOGRAM = {
     3: {"balance": ["around", "image", "none"], "space": ["lab", "hsv", "rgb"], "bins": [8, 6, 12], "joint": [True, False],
         "smooth": [1, 0, 2], "per": ["stripe", "person"], "frame": ["person", "image"]},
@@ -181,7 +182,7 @@ HISTOGRAM = {
     "across": {"level": ["spread", "median"], "bins": [8, 16], "smooth": [1, 2], "per": ["person", "stripe"]},
 }
 BACKGROUND = {
-    3: {"centre": [True, False], "balance": ["none", "image"], "bins": [6, 4], "share": [.5, .1, .9]},
+    3: {"centre": [True, False], "balance": ["none", "selected"], "bins": [6, 4], "share": [.5, .1, .9]},
     1: {"centre": [True, False], "level": ["raw", "median", "spread"], "bins": [8, 16], "share": [.5, .1, .9]},
     "across": {"centre": [True, False], "bins": [8], "share": [.9, .5]},
 }
@@ -213,10 +214,10 @@ def mean_average_precision(similarity, table):
     metrics = rank_metrics(-similarity, identity, identity, excluded=excluded)
     return metrics.mAP if metrics.valid else 0.
 
-# %% ../nbs/53_training_free.ipynb #212090d7
+# %% ../nbs/53_training_free.ipynb #b6b20a63
 def choose_weights(similarities, table):
     "{modality: weight} for the sum of {modality: (n, n) similarity} that has the best mAP over the n rows of the table."
-    spread = {m: float(s.std()) or 1. for m, s in similarities.items()}
+    spread = {m: max(float(s.std()), 1e-3) for m, s in similarities.items()}
     best, chosen = -1., None
     for trial in itertools.product([1, .3, .1], repeat=len(spread)):
         if max(trial) < 1: continue
@@ -319,3 +320,26 @@ def training_free(name, source, settings, weights, rows):
     own = {m: seen(m, seen.kind(m), settings[m]) for m in source.modalities}
     across = {m: seen(m, "across", settings["across"]) for m in source.modalities}
     return TrainingFree(name, settings, weights, own, across, slot)
+
+# %% ../nbs/53_training_free.ipynb #c97bb03b
+def shuffled_people(identity, camera, random):
+    "Identities (N,) after a permutation of the names within each camera; who shared a name within a camera still does."
+    shuffled = identity.copy()
+    for c in pd.unique(camera):
+        code, names = pd.factorize(identity[camera == c])
+        shuffled[camera == c] = random.permutation(names)[code]
+    return shuffled
+
+# %% ../nbs/53_training_free.ipynb #21c07b72
+def chance_within_cameras(retrieval, similarity, *, seed, repeats=200, level=.95):
+    """A table with `value`, `low`, `high` and `p` of `rank1` and `mAP`, as fractions: what was measured, the interval of what it would be
+    if names were drawn by lot within each camera, and how often the lot does at least as well."""
+    s = similarity(retrieval.query, retrieval.query_subset, retrieval.gallery, retrieval.gallery_subset)
+    def score(identity):
+        metrics = evaluate_retrieval(replace(retrieval, identity=identity), lambda *_: s)
+        return metrics.cmc[0], metrics.mAP
+    value, lots = np.array(score(retrieval.identity)), generator(seed, "names")
+    drawn = np.array([score(shuffled_people(retrieval.identity, retrieval.camera, lots)) for _ in range(repeats)])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    p = (1 + (drawn >= value).sum(axis=0)) / (1 + repeats)
+    return pd.DataFrame({"value": value, "low": low, "high": high, "p": p}, index=["rank1", "mAP"])
