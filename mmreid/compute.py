@@ -9,12 +9,12 @@ __all__ = ['accelerator', 'device_name']
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-# %% ../nbs/02_compute.ipynb #f763200f
+# %% ../nbs/02_compute.ipynb #ef4f14d6
 def accelerator(compute):
     "The `Accelerator` for the parameters `compute` (threads, precision): on a GPU if there is one. Sets the number of threads of this process."
     torch.set_num_threads(compute.threads)
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)   # a batch may lack a modality, and its private stages
-    return Accelerator(mixed_precision="bf16" if compute.precision == "bf16" else "no", kwargs_handlers=[unused])
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if compute.precision == "bf16" else "no", kwargs_handlers=[unused])
 
 # %% ../nbs/02_compute.ipynb #f9b747e4
 def device_name(device):

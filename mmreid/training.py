@@ -107,7 +107,7 @@ class TrainingData:
         kept = dropped(present, self.dropout, random)
         return self.transform(images, random), present, kept, torch.from_numpy(self.label[chosen]).to(present.device)
 
-# %% ../nbs/60_training.ipynb #277aa10f
+# %% ../nbs/60_training.ipynb #c9dfae57
 class Training:
     """The training of one variant: `run()` returns the trained network.
 
@@ -130,6 +130,7 @@ class Training:
     def run(self):
         "Train to the last step; the network is returned in evaluation mode."
         if self.state and self.state.exists(): self.load()
+        if not self.accelerator.is_main_process: self.log = lambda row: None
         for row in self.history: self.log(row)
         with progress(total=self.train.steps, initial=self.step, desc="training", disable=not self.accelerator.is_main_process) as bar:
             while self.step < self.train.steps:
@@ -154,7 +155,7 @@ class Training:
         self.step += 1
         if self.step % self.train.validate_every == 0 or self.step == self.train.steps: row |= self.validate()
         self.history.append(row)
-        if self.accelerator.is_main_process: self.log(row)
+        self.log(row)
         if self.state and self.step % self.train.checkpoint_every == 0 and self.accelerator.is_main_process: self.save()
         return row
 
