@@ -9,14 +9,14 @@ __all__ = ['PALETTE', 'NEAR', 'SKIN', 'HAIR', 'PATTERNS', 'SLOTS', 'COLOUR_WEIGH
            'drape', 'curtain', 'ellipsoid', 'solid', 'head_pieces', 'bag_piece', 'Mesh', 'join', 'visible_faces',
            'figure', 'pattern_mask', 'look']
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #0c7ecde9
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #ebb621bd
 from dataclasses import dataclass, field, asdict
 from functools import lru_cache
 
 import numpy as np
 
 from ...core import generator
-from .body import asset, bone_transforms, mean_shape, rest_shape, skin, walk_pose
+from .body import asset, bone_transforms, reference_shape, rest_shape, skin, walk_pose
 
 # %% ../../../nbs/21_rendered_wardrobe.ipynb #0796b753
 PALETTE = {"black": (.035, .035, .04), "charcoal": (.13, .13, .14), "grey": (.34, .34, .35), "white": (.78, .77, .74), "navy": (.04, .06, .16), "denim": (.16, .24, .38),
@@ -27,7 +27,7 @@ HAIR = {"black": (.02, .018, .016), "brown": (.10, .055, .03), "chestnut": (.20,
 PATTERNS = ("plain", "hoops", "stripes", "checks", "band", "yoke", "print")
 SLOTS = ("skin", "hair", "top", "coat", "bottom", "shoes", "hat", "bag", "scarf")
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #db49e152
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #50bd9ae5
 @dataclass(frozen=True)
 class Fabric:
     "What one garment is made of: two palette colours, a pattern with its period (metres), near-infrared blend and thermal warmth."
@@ -41,7 +41,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class Outfit:
-    "All identity factors of one person; lengths are heights or arm fractions on the mean body."
+    "All identity factors of one person; lengths are heights or arm fractions on the reference body."
     phenotypes: dict
     skin: str
     hair_style: str        # shaved, short, afro, bob, long, ponytail, bun
@@ -129,11 +129,11 @@ def draw_outfit(rng):
                   bottom_ease=float(pick(rng, (0., .012, .028))), flare=float(pick(rng, (0., .015, .045))), shoes=draw_fabric(rng, (.15, .5)), shoe_top=-.60 if boots else -.735,
                   gait=float(np.round(rng.uniform(.8, 1.15), 2)), **draw_coat(rng), **draw_head(rng, body["gender"]), **draw_bag(rng))
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #a036a519
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #f240acfa
 @lru_cache(maxsize=1)
 def places():
-    "Per vertex of the body (n, 4): mean rest x, y, z in metres and fraction along the arm (0 shoulder, 1 wrist, -0.2 off the arm)."
-    a, m = asset(), mean_shape()
+    "Per vertex of the body (n, 4): reference x, y, z in metres and fraction along the arm (0 shoulder, 1 wrist, -0.2 off the arm)."
+    a, m = asset(), reference_shape()
     n = len(m["body"]); at = {b: i for i, b in enumerate(a.bones)}
     arm = np.full(n, -.2)
     for s in "lr":
@@ -216,9 +216,9 @@ def dressed_surface(outfit, shape):
     base = np.where(clothed[:, None], shape["cloth"], shape["body"])
     return base + vertex_normals(base, faces) * ease(outfit, slot, p)[:, None], slot
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #9f9816d1
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #1074cedc
 def cut_grid(points, reference, grid, faces, low, rings=8):
-    "Resample a ring grid of points (R*K, 3) so that it ends at mean-body height `low`; returns points, faces and mean places."
+    "Resample a ring grid of points (R*K, 3) so that it ends at reference height `low`; returns points, faces and places."
     R, K = grid
     z = reference.reshape(R, K, 3)[..., 2].mean(1)
     at = np.interp(np.linspace(z[0], max(low, z[-1]), rings), z[::-1], np.arange(R)[::-1])
@@ -227,10 +227,10 @@ def cut_grid(points, reference, grid, faces, low, rings=8):
     keep = (faces < rings * K).all(1)
     return blend(points), faces[keep], blend(reference)
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #728cb992
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #06477c4f
 def drape(kind_low, shape, flare, lift):
     "A skirt or coat tail down to height `kind_low`: rest points, faces, skin weights and places (n, 4)."
-    a, m = asset(), mean_shape()
+    a, m = asset(), reference_shape()
     v, f, ref = cut_grid(shape["skirt"], m["skirt"], a.skirt_grid, a.skirt_faces, kind_low)
     t = np.clip((ref[:, 2:].max() - ref[:, 2:]) / .6, 0, 1)
     axis = np.array([0, v[:, 1].mean(), 0])
@@ -241,10 +241,10 @@ def drape(kind_low, shape, flare, lift):
     w[:, at["pelvis"]], w[:, at["thigh_l"]], w[:, at["thigh_r"]] = 1 - down, down * side, down * (1 - side)
     return v, f, w, np.c_[ref, np.full(len(ref), -.2)]
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #282c74c9
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #fc38eb97
 def curtain(outfit, shape):
     "Loose hair down to the jaw or the shoulder blades: rest points, faces, weights and places."
-    a, m = asset(), mean_shape()
+    a, m = asset(), reference_shape()
     low = .565 if outfit.hair_style == "bob" else .36
     v, f, ref = cut_grid(shape["hair"], m["hair"], a.hair_grid, a.hair_faces, low, rings=9)
     R, K = a.hair_grid
@@ -272,10 +272,10 @@ def solid(centre, size, e=1., dome=False, rings=6, columns=12):
     p, f = ellipsoid(e, rings, columns, dome)
     return p * size + centre, f
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #1a932939
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #1ccf9f93
 def head_pieces(outfit, shape):
     "Hats, buns and ponytails in the rest pose: list of (slot, points, faces), all carried by the head."
-    a, m = asset(), mean_shape()
+    a, m = asset(), reference_shape()
     h = a.bones.index("head")
     size = (shape["body"][:, 2].max() - shape["joints"][h, 2]) / (m["body"][:, 2].max() - m["joints"][h, 2])
     place = lambda *p: shape["joints"][h] + size * (np.array(p) - m["joints"][h])
@@ -324,10 +324,10 @@ def _hand_bag(outfit, shape, transforms, ground):
         return [("bag", v, f), ("bag", bar, g)]
     return []
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #cb3c82fc
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #ab87a03f
 @dataclass(frozen=True)
 class Mesh:
-    "Posed triangles of a person: what a ray can hit, and where on the mean body each corner lies."
+    "Posed triangles of a person: what a ray can hit, and where on the reference body each corner lies."
     vertices: np.ndarray   # (n, 3) metres
     normals: np.ndarray    # (n, 3)
     places: np.ndarray     # (n, 4) pattern coordinates
