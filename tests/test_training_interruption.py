@@ -1,0 +1,126 @@
+"The real training stage, killed at arbitrary steps: it ends in the same bytes as an unbroken run."
+import shutil
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, environment, run
+
+from mmreid.data.toy import toy_dataset
+
+pytestmark = pytest.mark.xdist_group("training")      # one worker, so that the fixtures are made once
+STAGE = [sys.executable, "-m", "mmreid.notebooks", "run"]
+TRAIN = [*STAGE, "train", "dataset=rendered", "variant=baseline", "seed=1"]
+NAME = "rendered-baseline-1"
+STEPS, CHECKPOINT = 30, 4
+
+
+def parameters(root, **train):
+    "The quick profile with a training of seconds; `train` changes it further."
+    value = yaml.safe_load((ROOT / "params.yaml").read_text())
+    quick = value["profiles"]["quick"]
+    quick["pack"] = {"height": 96, "width": 32}
+    quick["model"] |= {"backbone": "resnet18", "weights": "none", "width": 16}
+    quick["train"] |= {"identities_per_batch": 4, "tuples_per_identity": 2, "steps": STEPS, "warmup_steps": 3, "checkpoint_every": CHECKPOINT,
+                       "validate_every": 10} | train
+    quick["compute"]["threads"] = 1
+    (root / "params.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    "A repository with the real stages and library, and a packed toy dataset."
+    root = tmp_path_factory.mktemp("training")
+    for folder in ("nbs/stages", "mmreid"): shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    parameters(root)
+    toy_dataset(root / "data/rendered", people=16, size=(96, 32))
+    for words in ([*STAGE[:-1], "code"], [*STAGE, "pack", "dataset=rendered"]):
+        done = run(*words, root=root)
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def repository(packed, tmp_path):
+    shutil.copytree(packed, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def written(root):
+    "Everything that the training stage wrote, file by file."
+    files = [p for folder in (f"models/{NAME}", f"curves/{NAME}", "notebooks") for p in (root / "results" / folder).rglob("*") if p.is_file()]
+    return {str(p.relative_to(root)): p.read_bytes() for p in files if "pack" not in p.name}
+
+
+@pytest.fixture(scope="module")
+def unbroken(packed, tmp_path_factory):
+    root = tmp_path_factory.mktemp("unbroken")
+    shutil.copytree(packed, root, dirs_exist_ok=True)
+    assert resumed_at(root) == 0
+    assert len(written(root)) >= 4
+    return written(root)
+
+
+def steps_logged(root):
+    curve = root / f"results/curves/{NAME}/plots/metrics/train/loss.tsv"
+    return [line.split("\t")[0] for line in curve.read_text().splitlines()[1:]] if curve.exists() else []
+
+
+def kill_after(root, steps, victim):
+    "Start training and kill -9 the runner or the kernel once at least `steps` steps are done."
+    process = subprocess.Popen(TRAIN, cwd=root, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(steps_logged(root)) < steps and process.poll() is None: time.sleep(.005)
+    assert process.poll() is None, "the training ended before it could be killed"
+    kernel = psutil.Process(process.pid).children()[0]
+    (process if victim == "runner" else kernel).kill()
+    assert process.wait(20) != 0
+    while kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE: time.sleep(.01)
+    assert STEPS > len(steps_logged(root)) and not (root / f"results/models/{NAME}").exists()
+
+
+def states(root): return sorted((root / ".state/train").glob("[!.]*"))
+
+
+def resumed_at(root):
+    "Run the stage to its end; returns the step it says it began with."
+    done = subprocess.run(TRAIN, cwd=root, env=environment(root), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return min(int(text.split("/")[0].split()[-1]) for text in done.stderr.split("training:")[1:])
+
+
+def test_killed_training_goes_on(repository, unbroken):
+    "Killed before the first checkpoint, between two, and while one may be written; by way of the runner and of the kernel."
+    for victim, steps in (("runner", 1), ("kernel", CHECKPOINT + 2), ("runner", 3 * CHECKPOINT)): kill_after(repository, steps, victim)
+    assert len(states(repository)) == 1
+    assert resumed_at(repository) >= 2 * CHECKPOINT
+    assert written(repository) == unbroken
+    assert steps_logged(repository) == [str(step) for step in range(STEPS)]
+    assert list((repository / ".state/train").iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def killed(packed, tmp_path_factory):
+    root = tmp_path_factory.mktemp("killed")
+    shutil.copytree(packed, root, dirs_exist_ok=True)
+    kill_after(root, CHECKPOINT + 1, "runner")
+    return root
+
+
+def test_changed_parameter_after_a_kill(killed, packed, tmp_path):
+    "The state of the old configuration is not taken up: the result is that of a fresh run."
+    for name, origin in (("killed", killed), ("fresh", packed)):
+        shutil.copytree(origin, tmp_path / name)
+        parameters(tmp_path / name, learning_rate=0.01)
+        assert resumed_at(tmp_path / name) == 0
+    assert written(tmp_path / "killed") == written(tmp_path / "fresh")
+
+
+def test_changed_code_after_a_kill(killed, unbroken, tmp_path):
+    "Nor is that of other code, even if it computes the same."
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    with open(tmp_path / "mmreid/training.py", "a") as file: file.write("\nunused = 1\n")
+    assert run(*STAGE[:-1], "code", root=tmp_path).returncode == 0
+    assert resumed_at(tmp_path) == 0 and written(tmp_path) == unbroken
