@@ -30,7 +30,7 @@ repro: setup  ## run the pipeline: render, pack, train, evaluate, report (what i
 	dvc repro
 
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
-	pytest -n 2 --dist loadgroup --flags "$(FLAGS)"
+	pytest -n 2 --flags "$(FLAGS)"
 
 lab: setup  ## open JupyterLab on the notebooks
 	jupyter lab nbs

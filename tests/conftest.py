@@ -17,6 +17,21 @@ def pytest_addoption(parser):
     parser.addoption("--flags", default="", help="run cells marked so too: 'slow cuda'")
 
 
+TOGETHER = ("tests/test_pipeline.py", "tests/test_training_interruption.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Tests of a file that share a costly first run stay in one process; all others go wherever there is room. The largest go first."
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return file if file in TOGETHER else nodeid
+    return Scheduling(config, log)
+
+
 @pytest.fixture
 def flags(request):
     return request.config.getoption("--flags").split()

@@ -13,7 +13,6 @@ import yaml
 from conftest import ROOT, environment, run, tracked
 from filelock import FileLock
 
-pytestmark = pytest.mark.xdist_group("pipeline")        # in one process, one after the other: they share a first run
 NAME = "rendered-baseline-1"
 LEARNED = [f"results/evaluations/{NAME}/metrics.csv", f"results/evaluations/{NAME}/metrics.json", f"results/models/{NAME}/model.safetensors",
            f"results/curves/{NAME}/plots/metrics/train/loss.tsv", f"results/notebooks/train-{NAME}.ipynb"]

@@ -11,21 +11,20 @@ from conftest import ROOT, environment, run
 
 from mmreid.data.toy import toy_dataset
 
-pytestmark = pytest.mark.xdist_group("training")      # one worker, so that the fixtures are made once
 STAGE = [sys.executable, "-m", "mmreid.notebooks", "run"]
 TRAIN = [*STAGE, "train", "dataset=rendered", "variant=baseline", "seed=1"]
 NAME = "rendered-baseline-1"
 STEPS, CHECKPOINT = 30, 4
 
 
-def parameters(root, **train):
-    "The quick profile with a training of seconds; `train` changes it further."
+def parameters(root):
+    "The quick profile with a training of seconds."
     value = yaml.safe_load((ROOT / "params.yaml").read_text())
     quick = value["profiles"]["quick"]
     quick["pack"] = {"height": 96, "width": 32}
     quick["model"] |= {"backbone": "resnet18", "weights": "none", "width": 16}
     quick["train"] |= {"identities_per_batch": 4, "tuples_per_identity": 2, "steps": STEPS, "warmup_steps": 3, "checkpoint_every": CHECKPOINT,
-                       "validate_every": 10} | train
+                       "validate_every": 10}
     quick["compute"]["threads"] = 1
     (root / "params.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
 
@@ -101,26 +100,9 @@ def test_killed_training_goes_on(repository, unbroken):
     assert list((repository / ".state/train").iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def killed(packed, tmp_path_factory):
-    root = tmp_path_factory.mktemp("killed")
-    shutil.copytree(packed, root, dirs_exist_ok=True)
-    kill_after(root, CHECKPOINT + 1, "runner")
-    return root
-
-
-def test_changed_parameter_after_a_kill(killed, packed, tmp_path):
-    "The state of the old configuration is not taken up: the result is that of a fresh run."
-    for name, origin in (("killed", killed), ("fresh", packed)):
-        shutil.copytree(origin, tmp_path / name)
-        parameters(tmp_path / name, learning_rate=0.01)
-        assert resumed_at(tmp_path / name) == 0
-    assert written(tmp_path / "killed") == written(tmp_path / "fresh")
-
-
-def test_changed_code_after_a_kill(killed, unbroken, tmp_path):
-    "Nor is that of other code, even if it computes the same."
-    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
-    with open(tmp_path / "mmreid/training.py", "a") as file: file.write("\nunused = 1\n")
-    assert run(*STAGE[:-1], "code", root=tmp_path).returncode == 0
-    assert resumed_at(tmp_path) == 0 and written(tmp_path) == unbroken
+def test_changed_code_after_a_kill(repository, unbroken):
+    "The state of other code is not taken up, even if it computes the same."
+    kill_after(repository, CHECKPOINT + 1, "runner")
+    with open(repository / "mmreid/training.py", "a") as file: file.write("\nunused = 1\n")
+    assert run(*STAGE[:-1], "code", root=repository).returncode == 0
+    assert resumed_at(repository) == 0 and written(repository) == unbroken
