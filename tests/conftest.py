@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"     # before torch is imported, here and in every kernel and process that a test starts
+os.environ["OMP_NUM_THREADS"] = "1"           # before torch is imported, here and in every kernel and process that a test starts
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"    # where a stage has two threads of its own, they do not burn the other tests' time
 
 import pytest
 
