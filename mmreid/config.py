@@ -47,12 +47,13 @@ class Pack(Strict):
     height: Annotated[int, Field(ge=96, multiple_of=96)]
     width: Annotated[int, Field(ge=16)]
 
-# %% ../nbs/01_config.ipynb #82c06fcb
+# %% ../nbs/01_config.ipynb #7b38f86f
 class Model(Strict):
     "What all variants of a profile have in common (§2.1)."
     backbone: Literal["resnet18", "resnet34", "resnet50"]
     weights: str           # "none", "imagenet" (torchvision's) or the path of a safetensors file
     private_stages: Annotated[int, Field(ge=0, le=5)]
+    normalisation: Literal["image", "dataset"]   # by each image's own mean and deviation, or by those of the training images
     width: Count           # d, the width of one branch; an embedding has 3 d numbers
 
 # %% ../nbs/01_config.ipynb #c3868389

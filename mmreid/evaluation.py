@@ -68,11 +68,11 @@ def measure(table, modalities, similarity, evaluate, across=True, **labels):
         queries.append(where)
     return Measured(pd.concat(rows, ignore_index=True), pd.concat(queries, ignore_index=True))
 
-# %% ../nbs/70_evaluation.ipynb #96f3ec9c
+# %% ../nbs/70_evaluation.ipynb #993e15ec
 def embed_packed(network, statistics, packed, batch_size, accelerator):
     "Embeddings of all samples for every subset of modalities, {subset: (N, D)}; `statistics` are those of the network's training data."
     network = network.to(accelerator.device)
-    transform = ImageTransform(packed.modalities, statistics).to(accelerator.device)
+    transform = ImageTransform(packed.modalities, statistics, network.model.normalisation).to(accelerator.device)
     store = ImageStore(packed, accelerator.device)
     return embed(network, transform, store, packed.rows, subsets(packed.modalities), batch_size, accelerator)
 

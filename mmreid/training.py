@@ -89,15 +89,15 @@ def part(tensors, prefix):
 def prefixed(tensors, prefix): return {f"{prefix}.{name}": value for name, value in tensors.items()}
 ## The batch of a step
 
-# %% ../nbs/60_training.ipynb #c0180ea2
+# %% ../nbs/60_training.ipynb #e210f990
 class TrainingData:
     "The training identities of a packed dataset: the batch of any step, augmented, on the device."
-    def __init__(self, packed, train, seed, device):
+    def __init__(self, packed, model, train, seed, device):
         training = packed.only("train")
         self.label, self.index, self.seed, self.dropout = training.identity, training.rows, seed, train.modality_dropout
         self.draw = IdentityBatches(self.label, np.arange(len(self.label)), train.identities_per_batch, train.tuples_per_identity, seed)
         self.store = ImageStore(packed, device)
-        self.transform = ImageTransform(packed.modalities, packed.statistics, train.augmentation).to(device)
+        self.transform = ImageTransform(packed.modalities, packed.statistics, model.normalisation, train.augmentation).to(device)
 
     def batch(self, step, part=0, parts=1):
         "`(images, present, kept, identity)` of a step; of several processes, each takes the identities `part`, `part + parts`, …"
@@ -107,7 +107,7 @@ class TrainingData:
         kept = dropped(present, self.dropout, random)
         return self.transform(images, random), present, kept, torch.from_numpy(self.label[chosen]).to(present.device)
 
-# %% ../nbs/60_training.ipynb #c9dfae57
+# %% ../nbs/60_training.ipynb #aa8b736d
 class Training:
     """The training of one variant: `run()` returns the trained network.
 
@@ -117,7 +117,7 @@ class Training:
         self.packed, self.train, self.seed, self.log = packed, train, seed, log
         self.state = Path(state) if state else None
         self.accelerator = accelerator(compute)
-        self.data = TrainingData(packed, train, stream_seed(seed, "data"), self.accelerator.device)
+        self.data = TrainingData(packed, model, train, stream_seed(seed, "data"), self.accelerator.device)
         torch.manual_seed(stream_seed(seed, "weights"))
         network = Network(packed.modalities, model, variant).to(memory_format=torch.channels_last)
         self.module = TrainingModule(network, Objective(variant, train, 3 * model.width, self.data.label.max() + 1))

@@ -50,22 +50,28 @@ def exchange_channels(images, chance, random):
     take = torch.where(torch.rand(B, M, 1, generator=random) < chance, channel, torch.arange(3)).to(images.device)
     return images.gather(2, take[..., None, None].expand_as(images))
 
-# %% ../../nbs/13_data_augment.ipynb #45692954
+# %% ../../nbs/13_data_augment.ipynb #0b502888
 class ImageTransform(torch.nn.Module):
     """uint8 images (B, M, 3, H, W) to the network's input, augmented when a generator is given.
 
-    `statistics`: name -> {"mean": [C], "std": [C]} of each modality; `augmentation`: chances (`mmreid.config.Augmentation`)."""
-    def __init__(self, modalities, statistics, augmentation=None):
+    `statistics`: name -> {"mean": [C], "std": [C]} of each modality; `normalisation`: "dataset" or "image"; `augmentation`: chances (`mmreid.config.Augmentation`)."""
+    def __init__(self, modalities, statistics, normalisation="dataset", augmentation=None):
         super().__init__()
-        self.augmentation = augmentation
+        self.by_image, self.augmentation = normalisation == "image", augmentation
         for key in ("mean", "std"):
             values = torch.tensor([statistics[m][key] * (3 // len(statistics[m][key])) for m in modalities])
             self.register_buffer(key, values[:, :, None, None], persistent=False)
 
+    def normalise(self, images):
+        "Mean 0 and deviation 1 of each channel; an image of one level becomes 0."
+        if not self.by_image: return (images - self.mean) / self.std
+        std, mean = torch.std_mean(images, dim=(-2, -1), keepdim=True)
+        return (images - mean) / std.clamp(min=0.01)
+
     def forward(self, images, random=None):
-        "Float images (B, M, 3, H, W) with mean 0 and deviation 1; `random`: the CPU generator of this step, or None for no augmentation."
+        "Normalised float images (B, M, 3, H, W); `random`: the CPU generator of this step, or None for no augmentation."
         images, chances = images.float() / 255, self.augmentation
-        if random is None: return (images - self.mean) / self.std
-        images = (exchange_channels(images, chances.exchange, random) - self.mean) / self.std
+        if random is None: return self.normalise(images)
+        images = self.normalise(exchange_channels(images, chances.exchange, random))
         pad = tuple(round(chances.pad * side) for side in images.shape[-2:])
         return erase(crop_and_flip(images, pad, chances.flip, random), chances.erase, random)
