@@ -6,7 +6,7 @@
 __all__ = ['MODALITIES', 'HARD', 'learning_plan', 'test_plan', 'instant', 'stand', 'render_tuple', 'outfit_causes',
            'render_identity', 'identity_jobs', 'render_dataset', 'describe', 'contact_sheet', 'show']
 
-# %% ../../../nbs/24_rendered_dataset.ipynb #8a17af55
+# %% ../../../nbs/24_rendered_dataset.ipynb #f23ddb4e
 import hashlib, os, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -20,9 +20,9 @@ from PIL import Image
 from ...config import Rendered
 from ...core import atomic_path, content_hash, generator, progress
 from .body import rotation
-from .scene import CAMERAS, cast, loose_objects, occluder, project, window
+from .scene import CAMERAS, cast, draw_waves, loose_objects, occluder, project, window
 from .sensors import DEPTH_RANGE, SCENARIOS, sense
-from .wardrobe import Mesh, draw_outfit, figure
+from .wardrobe import SLOTS, draw_outfit, figure
 from ..samples import DatasetInfo, write_dataset
 
 # %% ../../../nbs/24_rendered_dataset.ipynb #fca5ccd1
@@ -44,15 +44,17 @@ def test_plan(index):
     normal = [(c, "normal") for c in names for _ in range(2)]
     return normal + [(names[(index + k + shift) % len(names)], s) for k, s in enumerate(HARD) for shift in (0, 1 + index // len(names) % 3)]
 
-# %% ../../../nbs/24_rendered_dataset.ipynb #e92cf26e
+# %% ../../../nbs/24_rendered_dataset.ipynb #c2c0201a
 def instant(rng, camera):
     "Where a person is, which way and at which moment of the walk, and where the light stands: a dict of causes."
     y = rng.uniform(camera.near, camera.far)
     x = rng.uniform(-camera.side, camera.side)
     yaw = (camera.facing + rng.uniform(-camera.spread, camera.spread) + 180) % 360 - 180
-    return {"x": x, "y": y, "yaw": yaw, "phase": rng.random(), "stride": rng.uniform(.26, .40), "arms": rng.uniform(.2, .5), "lean": rng.uniform(0, .08), "sun_turn": rng.normal(0, .25)}
+    return {"x": x, "y": y, "yaw": yaw, "phase": rng.random(), "stride": rng.uniform(.26, .40), "arms": rng.uniform(.2, .5), "lean": rng.uniform(0, .08), "sun_turn": rng.normal(0, .6), "sun_strength": rng.uniform(.4, 1.6),
+            "shade": rng.uniform(0, .4), "shade_phase": rng.uniform(0, 20), "shade_scale": rng.uniform(1.5, 4.),
+**{f"light_{k}": v for k, v in enumerate(draw_waves(rng))}}
 
-# %% ../../../nbs/24_rendered_dataset.ipynb #45ed50bf
+# %% ../../../nbs/24_rendered_dataset.ipynb #9ed089cb
 def stand(mesh, camera, causes):
     "The mesh turned by `yaw` relative to the line of sight (0: faces the camera) and moved to its place."
     toward = np.arctan2(causes["x"], causes["y"])
@@ -67,9 +69,12 @@ def render_tuple(config, outfit, camera, scenario, rng, height=None, width=None,
     mesh = stand(figure(outfit, causes["phase"], **{**pose, "stride": pose["stride"] * outfit.gait}), camera, causes)
     objects = loose_objects(rng, camera, causes["x"], causes["y"])
     if SCENARIOS[scenario].occluded: objects += occluder(rng, camera, causes["x"], causes["y"])
-    view = window(camera, mesh.vertices, rng, width / height)
-    sun = rotation([0, 0, 1], causes["sun_turn"]) @ np.array(camera.sun) / np.linalg.norm(camera.sun)
-    buffers = cast(camera, config.seed, outfit, mesh, objects, view, height * supersample, width * supersample, sun)
+    worn = np.unique(mesh.faces[mesh.slot != SLOTS.index("bag")])     # a detector boxes the person, not the luggage
+    view = window(camera, mesh.vertices[worn], rng, width / height)
+    sun = rotation([0, 0, 1], causes["sun_turn"]) @ np.array(camera.sun) / np.linalg.norm(camera.sun) * causes["sun_strength"]
+    warmth = rng.uniform(.92, 1.06) * np.exp(rng.normal(0, .05, len(SLOTS)))
+    buffers = cast(camera, config.seed, outfit, mesh, objects, view, height * supersample, width * supersample, sun, warmth, [causes[k] for k in ("shade", "shade_phase", "shade_scale")],
+                   ((causes["x"], causes["y"], .9), [causes[f"light_{k}"] for k in range(9)]))
     distance = float(project(camera, np.array([[causes["x"], causes["y"], 1.]]))[1][0])
     elevation = float(np.rad2deg(np.arctan2(camera.height - 1, np.hypot(causes["x"], causes["y"]))))
     images = sense(buffers, camera, scenario, config.infrared, distance, rng, height, width)
