@@ -140,9 +140,9 @@ def widen(mask, by):
         mask = np.any([np.take(padded, range(s, s + mask.shape[axis]), axis=axis) for s in range(2 * by + 1)], axis=0)
     return mask
 
-# %% ../nbs/53_training_free.ipynb #30fc6140
+# %% ../nbs/53_training_free.ipynb #2a44b969
 def thumbnail(images, mask, *, cells=(12, 6)):
-    "(N, D) mean colour in each cell of a grid over the pixels where mask is true, less the image's mean; NaN in a cell without any."
+    "(N, D) mean colour in each cell of a grid over the pixels where mask is true, less the image's mean; a cell without any takes the mean of its row."
     n, h, w, c = images.shape
     pixels = select_pixels(images, mask, frame="image")
     image, row, column = np.nonzero(mask)
@@ -150,12 +150,14 @@ def thumbnail(images, mask, *, cells=(12, 6)):
     grid = Pixels(cell, cell, pixels.values - pixels.per_image(pixels.values)[pixels.image], n * cells[0] * cells[1])
     means = grid.per_image(grid.values)
     means[np.bincount(cell, minlength=grid.count) == 0] = np.nan
-    means = means.reshape(n, -1)
-    return means / np.maximum(np.sqrt(np.nansum(means**2, axis=1, keepdims=True)), 1e-12)
+    means = means.reshape(n, *cells, c)
+    known = ~np.isnan(means)
+    row_mean = np.nansum(means, axis=2, keepdims=True) / np.maximum(known.sum(axis=2, keepdims=True), 1)
+    return unit(np.where(known, means, row_mean).reshape(n, -1))
 
-# %% ../nbs/53_training_free.ipynb #c6768e76
+# %% ../nbs/53_training_free.ipynb #66cb3092
 def background(images, mask, *, bins=6, balance="none", level="raw", cells=(12, 6), share=.5):
-    "(N, D) description of what is not the person: six-stripe histogram and thumbnail, the latter with weight `share`; NaN where unknown."
+    "(N, D) description of what is not the person: six-stripe histogram and thumbnail, the latter with weight `share`."
     if mask is None: raise InputError("the background cannot be told from the person without a mask")
     rest = ~widen(mask, max(1, images.shape[1] // 48))
     if images.shape[3] == 3: counted = colour_histogram(images, rest, space="rgb", balance=balance, bins=bins, frame="image")
