@@ -16,7 +16,7 @@ import numpy as np
 from ...core import generator
 from .wardrobe import NEAR, PALETTE, look, slot_at, solid, SLOTS, ellipsoid
 
-# %% ../../../nbs/22_rendered_scene.ipynb #ef315394
+# %% ../../../nbs/22_rendered_scene.ipynb #998a6911
 @dataclass(frozen=True)
 class Camera:
     "A fixed camera at the origin of its own place, looking along +y; everything that stays the same in all its pictures."
@@ -42,9 +42,9 @@ class Camera:
 
 CAMERAS = {c.name: c for c in (
     Camera("gate", 2.4, 4.0, 7.5, 3.0, 20, 75, 10., (-.5, -.6, .62), (.55, .50, .42), (.50, .47, .44), 1.05, (1.10, 1.0, .86), .95, 5., .95, .25, 2.3, 21.),
-    Camera("hall", 3.1, 4.5, 8.0, 3.5, 165, 75, 10.5, (.2, -.3, .93), (.35, .37, .40), (.60, .64, .68), .85, (.90, 1.0, 1.12), .80, -5., 1.05, .0, 2.0, 23.),
-    Camera("street", 4.2, 5.5, 9.0, 4.0, 90, 80, 12., (.75, -.35, .55), (.95, .88, .74), (.42, .48, .58), .92, (1.0, 1.0, 1.0), 1.05, 0., 1.0, .3, 2.2, 17.),
-    Camera("square", 1.9, 4.0, 8.0, 3.5, -80, 110, 11., (-.3, .5, .8), (.25, .25, .27), (.78, .80, .84), .80, (1.0, .94, 1.06), .80, 3., 1.0, -.1, 2.1, 14.))}
+    Camera("hall", 3.1, 4.5, 8.0, 3.5, 165, 75, 10.5, (.2, -.3, .93), (.35, .37, .40), (.60, .64, .68), .85, (.90, 1.0, 1.12), .88, -5., 1.05, .0, 2.0, 23.),
+    Camera("street", 4.2, 5.5, 9.0, 4.0, 90, 80, 12., (.75, -.35, .55), (.95, .88, .74), (.42, .48, .58), .92, (1.0, 1.0, 1.0), 1.02, 0., 1.0, .3, 2.2, 17.),
+    Camera("square", 1.9, 4.0, 8.0, 3.5, -80, 110, 11., (-.3, .5, .8), (.25, .25, .27), (.78, .80, .84), .80, (1.0, .94, 1.06), .88, 3., 1.0, -.1, 2.1, 14.))}
 
 # %% ../../../nbs/22_rendered_scene.ipynb #97e87d4b
 def camera_basis(camera):
@@ -148,12 +148,12 @@ def occluder(rng, camera, x, y):
     v, f = box(at + toward * gap + across * shift, size, np.arctan2(across[1], across[0]))
     return [(v, f, int(rng.integers(len(MATERIALS))))]
 
-# %% ../../../nbs/22_rendered_scene.ipynb #d1f72b66
+# %% ../../../nbs/22_rendered_scene.ipynb #dc815424
 def window(camera, vertices, rng, aspect=.5, jitter=1.):
     "Left, right, bottom, top of the crop on the image plane around posed world vertices (n, 3)."
     q, _ = project(camera, vertices)
     low, high = np.quantile(q, .001, 0), np.quantile(q, .999, 0)
-    tall = (high[1] - low[1]) * (1.04 + .20 * jitter * rng.random())
+    tall = (high[1] - low[1]) * (1.04 + .36 * jitter * rng.random())
     wide = tall * aspect
     centre = (low + high) / 2 + jitter * rng.normal(0, (.020, .012)) * tall
     return centre[0] - wide / 2, centre[0] + wide / 2, centre[1] - tall / 2, centre[1] + tall / 2
@@ -255,7 +255,7 @@ def dapple(point, depth, phase, scale):
     field = np.sin(5 * x + 2 * np.sin(3 * y + phase)) + np.sin(7 * y + 2 * np.sin(4 * x)) 
     return 1 - depth / (1 + np.exp(-4 * field))
 
-# %% ../../../nbs/22_rendered_scene.ipynb #fd12228e
+# %% ../../../nbs/22_rendered_scene.ipynb #100afa02
 WARM = np.array([1., .15, -1.])    # from a cool to a warm lamp: more red, less blue
 
 def uneven(point, middle, waves):
@@ -267,7 +267,7 @@ def uneven(point, middle, waves):
     warm = sum(a * np.cos(k * up + k**2 * waves[8]) for k, a in zip((1, 2), waves[3:])) + waves[6] * side
     return np.exp(level[:, None] + warm[:, None] * WARM)
 
-def draw_waves(rng, level=.55, warm=.28):
+def draw_waves(rng, level=.27, warm=.13):
     "Nine numbers for `uneven`: strengths in logarithms of light."
     return np.concatenate([rng.normal(0, level, 3), rng.normal(0, warm, 2), rng.normal(0, (level, warm)), rng.uniform(0, 2 * np.pi, 2)])
 

@@ -26,7 +26,7 @@ HAIR = {"black": (.025, .022, .02), "brown": (.12, .065, .035), "blond": (.42, .
 PATTERNS = ("plain", "hoops", "stripes", "checks", "slants", "band", "yoke", "print", "halves")
 SLOTS = ("skin", "hair", "top", "coat", "bottom", "shoes", "hat", "bag", "scarf")
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #05c56bbb
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #a459c9cf
 @dataclass(frozen=True)
 class Fabric:
     "What one garment is made of: two palette colours, a pattern with its period (metres), near-infrared blend and thermal warmth."
@@ -61,9 +61,9 @@ class Outfit:
     coat_hem: float = 0.
     coat_ease: float = .03
     coat_open: bool = False
-    hat_kind: str = "none"   # none, cap, beanie, brim
+    hat_kind: str = "none"   # none, cap, beanie, brim, tall
     hat: Fabric = field(default_factory=Fabric)
-    bag_kind: str = "none"   # none, backpack, shoulder, hand, trolley
+    bag_kind: str = "none"   # none, backpack, case, shoulder, hand, trolley
     bag: Fabric = field(default_factory=Fabric)
     bag_side: int = 1
     bag_size: float = 1.
@@ -88,7 +88,7 @@ def draw_fabric(rng, warmth, patterns=PLAIN):
     colour, second = rng.choice(list(PALETTE), 2, replace=False)
     return Fabric(str(colour), str(second), pick(rng, patterns), float(pick(rng, PERIODS)), float(rng.choice([-.1, 0., .1])), float(pick(rng, warmth)))
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #05dee56b
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #5edb56d3
 def draw_phenotypes(rng):
     "Six causes of body shape inside the asset's ranges; men and women overlap in all but one."
     a = asset()
@@ -96,28 +96,28 @@ def draw_phenotypes(rng):
     p["gender"] = float(np.round(np.clip(rng.integers(2) + rng.normal(0, .15), 0, 1), 3))
     return p
 
-BOTTOMS = {"trousers": 5, "shorts": 1.5, "skirt": 1.8}
+BOTTOMS = {"trousers": 4.5, "shorts": 1.6, "skirt": 2.2}
 SLEEVES = {1.: 3, .48: 2}
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #b3514efe
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #7e9333d5
 def draw_coat(rng):
     "Coat factors: nothing, a jacket to the hip or a coat to the knee, open or closed."
-    kind = pick(rng, {"none": 4, "jacket": 2.2, "coat": 2.2})
+    kind = pick(rng, {"none": 3.4, "jacket": 2.2, "coat": 2.2})
     hem = {"none": 0., "jacket": -.02, "coat": float(pick(rng, (-.22, -.42)))}[kind]
-    return dict(coat_kind=kind, coat_hem=hem, coat=draw_fabric(rng, (.22, .32, .42, .52), UPPER), coat_ease=float(pick(rng, (.010, .045))), coat_open=bool(rng.random() < .4))
+    return dict(coat_kind=kind, coat_hem=hem, coat=draw_fabric(rng, (.22, .32, .42, .52), UPPER), coat_ease=float(pick(rng, (.008, .035, .065))), coat_open=bool(rng.random() < .4))
 
 def draw_head(rng, feminine):
     "Hair, hat and scarf factors."
-    style = pick(rng, {"shaved": 1 - .9 * feminine, "short": 3 - 2 * feminine, "afro": 1., "bob": .4 + 1.2 * feminine, "long": .3 + 2 * feminine, "ponytail": .2 + feminine, "bun": .2 + .8 * feminine})
-    hat = pick(rng, {"none": 5, "cap": 1.3, "beanie": 1., "brim": 1.7})
+    style = pick(rng, {"shaved": 1 - .9 * feminine, "short": 3 - 2 * feminine, "afro": 1.3, "bob": .4 + 1.2 * feminine, "long": .3 + 2 * feminine, "ponytail": .3 + feminine, "bun": .2 + .8 * feminine})
+    hat = pick(rng, {"none": 4, "cap": 1.3, "beanie": .8, "brim": 1.6, "tall": 1.})
     return dict(hair_style=style, hair=pick(rng, tuple(HAIR)), hat_kind=hat, hat=draw_fabric(rng, (.3, .5)), scarf_kind=pick(rng, {"none": 7, "scarf": 1}), scarf=draw_fabric(rng, (.4,), UPPER))
 
 def draw_bag(rng):
     "Bag factors: kind, fabric, side and size."
-    kind = pick(rng, {"none": 2.5, "backpack": 2., "shoulder": 1.5, "hand": 1.5, "trolley": 1.5})
-    return dict(bag_kind=kind, bag=draw_fabric(rng, (.08, .2), UPPER), bag_side=int(rng.choice([-1, 1])), bag_size=float(pick(rng, (.75, 1., 1.3))))
+    kind = pick(rng, {"none": 1.6, "backpack": 2., "case": 1.2, "shoulder": 1.6, "hand": 1.6, "trolley": 1.5})
+    return dict(bag_kind=kind, bag=draw_fabric(rng, (.08, .2), UPPER), bag_side=int(rng.choice([-1, 1])), bag_size=float(pick(rng, (.7, 1., 1.35))))
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #f2f25e90
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #7654adac
 def draw_outfit(rng):
     "All identity factors of one person from a random generator."
     body = draw_phenotypes(rng)
@@ -125,8 +125,8 @@ def draw_outfit(rng):
     hem = {"trousers": -.74, "shorts": -.26, "skirt": float(pick(rng, (-.28, -.56)))}[kind]
     shoes = replace(draw_fabric(rng, (.35, .5)), colour=pick(rng, ("black", "white")))
     return Outfit(body, pick(rng, tuple(SKIN)), top=draw_fabric(rng, (.50, .62, .74, .86), UPPER), sleeve=float(pick(rng, SLEEVES)), top_hem=float(pick(rng, (.06, 0., -.07))),
-                  top_ease=float(pick(rng, (0., .012, .03))), bottom_kind=kind, bottom=draw_fabric(rng, (.42, .56, .70, .82), LEGS if kind != "skirt" else UPPER), bottom_hem=hem,
-                  bottom_ease=float(pick(rng, (0., .012, .028))), flare=float(pick(rng, (0., .015, .05))), shoes=shoes, shoe_top=-.60 if rng.random() < .2 else -.735,
+                  top_ease=float(pick(rng, (0., .018, .042))), bottom_kind=kind, bottom=draw_fabric(rng, (.42, .56, .70, .82), LEGS if kind != "skirt" else UPPER), bottom_hem=hem,
+                  bottom_ease=float(pick(rng, (0., .016, .038))), flare=float(pick(rng, (0., .025, .07))), shoes=shoes, shoe_top=-.60 if rng.random() < .2 else -.735,
                   gait=float(np.round(rng.uniform(.8, 1.15), 2)), **draw_coat(rng), **draw_head(rng, body["gender"]), **draw_bag(rng))
 
 # %% ../../../nbs/21_rendered_wardrobe.ipynb #f240acfa
@@ -158,12 +158,12 @@ def is_covered(p, low, sleeve):
     trunk = (arm < 0) & (z > low) & (z < .545 + .33 * (y + .02))
     return trunk | ((arm >= -.19) & (arm < sleeve))
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #3dc7421a
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #d6de14bb
 def strap(p, outfit):
     "Places under the straps of a bag: two over the shoulders for a backpack, one across the trunk for a shoulder bag."
     x, y, z, arm = p.T
     trunk = (arm < .12) & (z > .0) & (z < .56)
-    if outfit.bag_kind == "backpack": return trunk & (abs(abs(x) - .085) < .02) & (z > .24) & (y < .06)
+    if outfit.bag_kind in ("backpack", "case"): return trunk & (abs(abs(x) - .085) < .02) & (z > .24) & (y < .06)
     if outfit.bag_kind == "shoulder":
         across = (x * -outfit.bag_side - .11) * .45 - (z - .47) * .27
         return trunk & (abs(across) < .011)
@@ -197,11 +197,11 @@ def vertex_normals(vertices, faces):
     out = np.stack([np.bincount(flat, np.tile(n[:, k], 3), len(vertices)) for k in range(3)], 1)
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #fe4ab120
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #8f9a77de
 def ease(outfit, slot, p):
     "Metres between the cloth surface and the garment at places (n, 4) wearing `slot` (n,)."
     x, y, z, arm = p.T
-    volume = {"shaved": 0., "short": .012, "afro": .055}.get(outfit.hair_style, .016)
+    volume = {"shaved": 0., "short": .012, "afro": .07}.get(outfit.hair_style, .016)
     down = np.clip((-.30 - z) / .45, 0, 1)
     hip = np.clip((.10 - z) / .1, 0, 1)
     values = [0 * z, volume * np.clip((z - .60) / .06, .3, 1), outfit.top_ease * (.6 + .8 * np.clip((.3 - z) / .3, 0, 1)), .010 + outfit.coat_ease + 0 * z,
@@ -272,7 +272,7 @@ def solid(centre, size, e=1., dome=False, rings=6, columns=12):
     p, f = ellipsoid(e, rings, columns, dome)
     return p * size + centre, f
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #1ccf9f93
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #b23ea32f
 def head_pieces(outfit, shape):
     "Hats, buns and ponytails in the rest pose: list of (slot, points, faces), all carried by the head."
     a, m = asset(), reference_shape()
@@ -283,21 +283,23 @@ def head_pieces(outfit, shape):
     out = []
     if outfit.hat_kind in ("cap", "brim"): out.append(("hat", *solid(place(0, -.043, .725), size * np.array([.086 + lift, .110 + lift, .092 + lift]), dome=True)))
     if outfit.hat_kind == "cap": out.append(("hat", *solid(place(0, -.165, .733), size * np.array([.075, .085, .012]))))
+    if outfit.hat_kind == "tall": out.append(("hat", *solid(place(0, -.043, .80), size * np.array([.088 + lift, .108 + lift, .15]), .5)))
     if outfit.hat_kind == "brim": out.append(("hat", *solid(place(0, -.043, .732), size * np.array([.185, .205, .012]))))
-    if outfit.hair_style == "bun": out.append(("hair", *solid(place(0, .055, .765), size * np.array([.05, .05, .05]))))
-    if outfit.hair_style == "ponytail": out.append(("hair", *solid(place(0, .085, .62), size * np.array([.035, .035, .13]))))
+    if outfit.hair_style == "bun": out.append(("hair", *solid(place(0, .05, .80), size * np.array([.065, .065, .065]))))
+    if outfit.hair_style == "ponytail": out.append(("hair", *solid(place(0, .085, .62), size * np.array([.04, .045, .16]))))
     return out
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #061e761d
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #01f350d6
 def bag_piece(outfit, shape, surface, posed, transforms, ground):
     "The carried bag in posed space: list of (slot, points, faces). `ground` is the height of the floor."
     a, s, k = asset(), outfit.bag_side, outfit.bag_size
     at = lambda b: a.bones.index(b)
     p = places()
     carry = lambda v, bone: v @ transforms[at(bone)][:, :3].T + transforms[at(bone)][:, 3]
-    if outfit.bag_kind == "backpack":
+    if outfit.bag_kind in ("backpack", "case"):
         back = surface[(abs(p[:, 0]) < .12) & (p[:, 2] > .2) & (p[:, 2] < .42) & (p[:, 3] < 0), 1].max()
-        v, f = solid([0, back + .075 * k, shape["joints"][at("spine_03"), 2] + .055], np.array([.15, .095, .215]) * k, .45)
+        wide, deep, tall, lift = (.15, .095, .215, .055) if outfit.bag_kind == "backpack" else (.105, .075, .42, .13)     # a case: an instrument or a rolled mat
+        v, f = solid([0, back + deep * .8 * k, shape["joints"][at("spine_03"), 2] + lift], np.array([wide, deep, tall]) * k, .45)
         return [("bag", carry(v, "spine_03"), f)]
     if outfit.bag_kind == "shoulder":
         hip = s * surface[(p[:, 2] > -.05) & (p[:, 2] < .08) & (p[:, 3] < 0), 0].max()
