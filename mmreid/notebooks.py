@@ -391,11 +391,12 @@ def _parser():
     run.add_argument("arguments", nargs="*", metavar="name=value", help="which dataset, variant and seed")
     return parser
 
-# %% ../nbs/80_notebooks.ipynb #df1eea61
+# %% ../nbs/80_notebooks.ipynb #018d5294
 def main(words=None):
     "The command line; returns the exit status."
     options = _parser().parse_args(words)
     sys.modules.setdefault("rfc3987_syntax", None)     # a grammar that nbformat's imports need a second to load, and we not at all
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # two threads that wait actively stand still when a third program wants a core
     try: options.action(options)
     except InputError as error: status, line = 2, error
     except Busy as error: status, line = 3, error

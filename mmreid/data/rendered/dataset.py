@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from ...config import Rendered
-from ...core import atomic_path, content_hash, generator, progress
+from ...core import atomic_path, clear_partial, content_hash, generator, progress
 from .body import rotation
 from .scene import CAMERAS, cast, draw_waves, loose_objects, occluder, project, window
 from .sensors import DEPTH_RANGE, SCENARIOS, sense
@@ -146,6 +146,7 @@ def render_dataset(config, out, workers=None):
     The same config gives the same pixels whatever the number of `workers` (default: all usable cores).
     `out` is replaced only when all is written; its `dataset.json` holds a `hash` of every pixel and of the table."""
     workers = workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else workers or os.cpu_count()
+    clear_partial(out)
     with atomic_path(out) as folder:
         folder.mkdir()
         jobs = identity_jobs(config, folder)

@@ -267,7 +267,7 @@ def uneven(point, middle, waves):
     warm = sum(a * np.cos(k * up + k**2 * waves[8]) for k, a in zip((1, 2), waves[3:])) + waves[6] * side
     return np.exp(level[:, None] + warm[:, None] * WARM)
 
-def draw_waves(rng, level=.27, warm=.13):
+def draw_waves(rng, level=.42, warm=.18):
     "Nine numbers for `uneven`: strengths in logarithms of light."
     return np.concatenate([rng.normal(0, level, 3), rng.normal(0, warm, 2), rng.normal(0, (level, warm)), rng.uniform(0, 2 * np.pi, 2)])
 

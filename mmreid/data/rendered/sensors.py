@@ -64,7 +64,7 @@ def through_low_resolution(image, rows, smooth=True):
     return np.asarray(small.resize((w, h), method))
 
 # %% ../../../nbs/23_rendered_sensors.ipynb #c14d253b
-GRAIN = .25      # strongest noise of a normal RGB picture, as a share of white
+GRAIN = .36      # strongest noise of a normal RGB picture, as a share of white
 
 def rgb_sensor(buffers, camera, scenario, rng, height, width):
     "uint8 (height, width, 3) picture of `Buffers` by the camera's colour sensor."
