@@ -50,7 +50,7 @@ class Pack(Strict):
 # %% ../nbs/01_config.ipynb #7b38f86f
 class Model(Strict):
     "What all variants of a profile have in common (§2.1)."
-    backbone: Literal["resnet18", "resnet34", "resnet50"]
+    backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"]
     weights: str           # "none", "imagenet" (torchvision's) or the path of a safetensors file
     private_stages: Annotated[int, Field(ge=0, le=5)]
     normalisation: Literal["image", "dataset"]   # by each image's own mean and deviation, or by those of the training images

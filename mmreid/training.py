@@ -81,13 +81,12 @@ def restore_optimiser(optimiser, tensors):
         state.setdefault(int(i), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
-# %% ../nbs/60_training.ipynb #4c45bdbd
+# %% ../nbs/60_training.ipynb #5ce0cf94
 def part(tensors, prefix):
     "The tensors whose name begins with `prefix` and a dot, without it."
     return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
 
 def prefixed(tensors, prefix): return {f"{prefix}.{name}": value for name, value in tensors.items()}
-## The batch of a step
 
 # %% ../nbs/60_training.ipynb #e210f990
 class TrainingData:

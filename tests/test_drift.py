@@ -12,7 +12,7 @@ from conftest import BIN, ROOT, environment, run, tracked
 import mmreid
 from mmreid.notebooks import STAGES
 
-PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "trimesh", "embreex",
+PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "embreex",
                  "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
 PLOTTING = ["mmreid.figures"]      # the only modules that belong to an extra as a whole
 

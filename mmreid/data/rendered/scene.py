@@ -255,7 +255,7 @@ def dapple(point, depth, phase, scale):
     field = np.sin(5 * x + 2 * np.sin(3 * y + phase)) + np.sin(7 * y + 2 * np.sin(4 * x)) 
     return 1 - depth / (1 + np.exp(-4 * field))
 
-# %% ../../../nbs/22_rendered_scene.ipynb #100afa02
+# %% ../../../nbs/22_rendered_scene.ipynb #54371077
 WARM = np.array([1., .15, -1.])    # from a cool to a warm lamp: more red, less blue
 
 def uneven(point, middle, waves):
@@ -267,7 +267,7 @@ def uneven(point, middle, waves):
     warm = sum(a * np.cos(k * up + k**2 * waves[8]) for k, a in zip((1, 2), waves[3:])) + waves[6] * side
     return np.exp(level[:, None] + warm[:, None] * WARM)
 
-def draw_waves(rng, level=.42, warm=.18):
+def draw_waves(rng, level=.34, warm=.18):
     "Nine numbers for `uneven`: strengths in logarithms of light."
     return np.concatenate([rng.normal(0, level, 3), rng.normal(0, warm, 2), rng.normal(0, (level, warm)), rng.uniform(0, 2 * np.pi, 2)])
 

@@ -63,8 +63,8 @@ def through_low_resolution(image, rows, smooth=True):
     small = Image.fromarray(image).resize((max(1, round(w * rows / h)), rows), Image.BOX if smooth else Image.NEAREST)
     return np.asarray(small.resize((w, h), method))
 
-# %% ../../../nbs/23_rendered_sensors.ipynb #c14d253b
-GRAIN = .36      # strongest noise of a normal RGB picture, as a share of white
+# %% ../../../nbs/23_rendered_sensors.ipynb #5e39dcbb
+GRAIN = .20      # strongest noise of a normal RGB picture, as a share of white
 
 def rgb_sensor(buffers, camera, scenario, rng, height, width):
     "uint8 (height, width, 3) picture of `Buffers` by the camera's colour sensor."
@@ -96,20 +96,20 @@ def jpeg(image, quality):
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
     return np.asarray(Image.open(io.BytesIO(file.getvalue())))
 
-# %% ../../../nbs/23_rendered_sensors.ipynb #32368409
+# %% ../../../nbs/23_rendered_sensors.ipynb #e19f37cc
 def thermal_sensor(buffers, camera, scenario, rng, height, width):
     "uint8 (height, width) picture by a long-wave infrared camera."
     emissivity = .96 * (1 - .35 * (1 - buffers.facing) ** 4)
     apparent = emissivity * (buffers.temperature + (1 + buffers.person) * buffers.sunlit) + (1 - emissivity) * (camera.ambient - 4)
     t = blur(shrink(apparent, height, width), .6)
-    t = t + rng.normal(0, 1.) + rng.normal(0, .25, (1, width)) + rng.normal(0, 1, t.shape) * rng.uniform(.3, 2.2) * scenario.ir_noise
+    t = t + rng.normal(0, 1.) + rng.normal(0, .25, (1, width)) + rng.normal(0, 1, t.shape) * rng.uniform(.3, 2.7) * scenario.ir_noise
     low = camera.ambient - 5
     level = np.clip((t - low) / (37. - low), 0, 1) ** (camera.infrared * np.exp(rng.normal(0, .06)))     # automatic gain bends the scale
     level = level + shading(rng, height, width)
     return to_bytes(.4 + scenario.ir_contrast * (level * np.exp(rng.normal(0, .04)) - .4))
 
-# %% ../../../nbs/23_rendered_sensors.ipynb #da76c16b
-def shading(rng, height, width, strength=.06):
+# %% ../../../nbs/23_rendered_sensors.ipynb #53198f40
+def shading(rng, height, width, strength=.08):
     "A smooth additive pattern (height, width): the optics and housing of an uncooled camera glow unevenly, and differently after each warm-up."
     y, x = np.linspace(0, np.pi, height)[:, None], np.linspace(-1, 1, width)
     waves = sum(a * np.cos(k * y + p) for k, a, p in zip((1, 2, 3), rng.normal(0, strength, 3), rng.uniform(0, 2 * np.pi, 3)))

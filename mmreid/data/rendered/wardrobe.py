@@ -18,9 +18,9 @@ import numpy as np
 from ...core import generator
 from .body import asset, bone_transforms, reference_shape, rest_shape, skin, walk_pose
 
-# %% ../../../nbs/21_rendered_wardrobe.ipynb #c8438a85
-PALETTE = {"black": (.035, .035, .04), "grey": (.27, .27, .28), "white": (.76, .75, .72), "red": (.50, .06, .06), "yellow": (.60, .42, .08), "green": (.08, .28, .13), "blue": (.07, .14, .44), "purple": (.22, .08, .28)}
-NEAR = {"black": .22, "grey": .48, "white": .85, "red": .66, "yellow": .75, "green": .60, "blue": .42, "purple": .55}
+# %% ../../../nbs/21_rendered_wardrobe.ipynb #8b47ab40
+PALETTE = {"black": (.035, .035, .04), "grey": (.27, .27, .28), "white": (.76, .75, .72), "red": (.50, .06, .06), "blue": (.07, .14, .44)}
+NEAR = {"black": .22, "grey": .48, "white": .85, "red": .66, "blue": .42}
 SKIN = {"light": (.50, .33, .24), "tan": (.33, .20, .13), "dark": (.13, .075, .055)}
 HAIR = {"black": (.025, .022, .02), "brown": (.12, .065, .035), "blond": (.42, .30, .15)}
 PATTERNS = ("plain", "hoops", "stripes", "checks", "slants", "band", "yoke", "print", "halves")
