@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Count', 'Share', 'Positive', 'NotNegative', 'Loss', 'Dataset', 'Strict', 'SplitSizes', 'Rendered', 'Pack', 'Model',
-           'Variant', 'Augmentation', 'Train', 'Evaluate', 'Compute', 'Profile', 'Params', 'validated', 'load_params']
+           'Attention', 'Suppression', 'Branches', 'Override', 'Variant', 'adapted', 'Augmentation', 'Train',
+           'Evaluate', 'Compute', 'Profile', 'Params', 'validated', 'load_params']
 
 # %% ../nbs/01_config.ipynb #b2d9913a
 from pathlib import Path
@@ -47,24 +48,74 @@ class Pack(Strict):
     height: Annotated[int, Field(ge=96, multiple_of=96)]
     width: Annotated[int, Field(ge=16)]
 
-# %% ../nbs/01_config.ipynb #7b38f86f
+# %% ../nbs/01_config.ipynb #c9559960
 class Model(Strict):
     "What all variants of a profile have in common (§2.1)."
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"]
     weights: str           # "none", "imagenet" (torchvision's) or the path of a safetensors file
     private_stages: Annotated[int, Field(ge=0, le=5)]
     normalisation: Literal["image", "dataset"]   # by each image's own mean and deviation, or by those of the training images
-    width: Count           # d, the width of one branch; an embedding has 3 d numbers
+    width: Annotated[int, Field(ge=2, multiple_of=2)]   # d, the width of one branch; an embedding has 3 d numbers
 
-# %% ../nbs/01_config.ipynb #c3868389
-Loss = Literal["classification", "triplet"]
+# %% ../nbs/01_config.ipynb #561c05a2
+class Attention(Strict):
+    "Cross-modal self-attention (§2.2); `weight` says where A stands in the printed equation, at what takes (target) or at what gives (source)."
+    channel: bool
+    modal: bool
+    weight: Literal["target", "source"]
+
+class Suppression(Strict):
+    "Modal discrepancy suppression (§2.3): the share of positions `hidden` in training, how what was recovered comes back, and the weights of its two losses."
+    hidden: Annotated[list[Share], Field(min_length=2, max_length=2)]     # least and most
+    residual: Literal["inpaint", "add"]
+    recovery: NotNegative
+    deception: NotNegative
+
+    @model_validator(mode="after")
+    def _least_first(self):
+        if self.hidden[0] > self.hidden[1]: raise ValueError("hidden: the least share comes first")
+        return self
+
+class Branches(Strict):
+    "The fusion of §2.3; a branch that is off leaves its width to the others."
+    intra: bool
+    correlation: Literal["matrix", "scalar"] | None
+    suppression: Suppression | None
+
+    @model_validator(mode="after")
+    def _one_at_least(self):
+        if not (self.intra or self.correlation or self.suppression): raise ValueError("no branch is on")
+        return self
+
+# %% ../nbs/01_config.ipynb #70d9e610
+Loss = Literal["classification", "triplet", "cosine", "cross_modal_triplet", "center_alignment", "modal_consistency"]
+
+class Override(Strict):
+    "What a variant takes instead of its profile's value; null: nothing."
+    private_stages: Annotated[int, Field(ge=0, le=5)] | None
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | None
 
 class Variant(Strict):
     "One row of the paper's tables: the parts of the network that are on, and the weight of each loss."
-    fusion: Literal["concatenation"]
+    network: Literal["joint", "early", "late"]
+    attention: Attention
+    fusion: Branches | None       # null: simple feature concatenation
     losses: Annotated[dict[Loss, Positive], Field(min_length=1)]
+    confusion: Literal["uniform", "reversal"]    # what the network wants the modality discriminator to say
+    override: Override
 
-# %% ../nbs/01_config.ipynb #bdb0850b
+    @model_validator(mode="after")
+    def _parts_fit(self):
+        if self.network != "joint" and (self.fusion or self.attention.channel or self.attention.modal):
+            raise ValueError(f"network {self.network!r} has neither attention nor branches")
+        return self
+
+def adapted(group, variant):
+    "A group of the profile with what `variant` overrides in it."
+    given = {k: v for k, v in variant.override if v is not None and k in type(group).model_fields}
+    return group.model_copy(update=given)
+
+# %% ../nbs/01_config.ipynb #9871c0e1
 class Augmentation(Strict):
     "Chances of each change to a training image; `pad` is a share of its height and width."
     pad: Share
@@ -79,6 +130,7 @@ class Train(Strict):
     steps: Count
     optimiser: Literal["adamw", "sgd"]
     learning_rate: Positive
+    adversary_learning_rate: Positive    # of the discriminators, on the same schedule
     weight_decay: NotNegative
     warmup_steps: Annotated[int, Field(ge=0)]
     margin: NotNegative
