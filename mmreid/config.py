@@ -7,7 +7,7 @@ __all__ = ['Count', 'Share', 'Positive', 'NotNegative', 'Loss', 'Dataset', 'Stri
            'Attention', 'Suppression', 'Branches', 'Override', 'Variant', 'adapted', 'Augmentation', 'Train',
            'Evaluate', 'Compute', 'Profile', 'Params', 'validated', 'load_params']
 
-# %% ../nbs/01_config.ipynb #b2d9913a
+# %% ../nbs/01_config.ipynb #6cefe913
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from .core import InputError
 
-# %% ../nbs/01_config.ipynb #af4447c2
+# %% ../nbs/01_config.ipynb #b2545d27
 class Strict(BaseModel):
     "A group of parameters: unknown keys refused, values fixed once read, no silent conversion of text to numbers."
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -26,7 +26,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
-# %% ../nbs/01_config.ipynb #3fc87333
+# %% ../nbs/01_config.ipynb #271ed15b
 class SplitSizes(Strict):
     "Numbers of identities; the splits never share one."
     train: Count
@@ -42,13 +42,13 @@ class Rendered(Strict):
     identities: SplitSizes
     tuples: Count          # per training and validation identity
 
-# %% ../nbs/01_config.ipynb #bed29b87
+# %% ../nbs/01_config.ipynb #feaaa2c3
 class Pack(Strict):
     "The size at which images are decoded, once, into packed arrays."
     height: Annotated[int, Field(ge=96, multiple_of=96)]
     width: Annotated[int, Field(ge=16)]
 
-# %% ../nbs/01_config.ipynb #c9559960
+# %% ../nbs/01_config.ipynb #c9ca5fb3
 class Model(Strict):
     "What all variants of a profile have in common (§2.1)."
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"]
@@ -57,7 +57,7 @@ class Model(Strict):
     normalisation: Literal["image", "dataset"]   # by each image's own mean and deviation, or by those of the training images
     width: Annotated[int, Field(ge=2, multiple_of=2)]   # d, the width of one branch; an embedding has 3 d numbers
 
-# %% ../nbs/01_config.ipynb #561c05a2
+# %% ../nbs/01_config.ipynb #c4da9922
 class Attention(Strict):
     "Cross-modal self-attention (§2.2); `weight` says where A stands in the printed equation, at what takes (target) or at what gives (source)."
     channel: bool
@@ -87,7 +87,7 @@ class Branches(Strict):
         if not (self.intra or self.correlation or self.suppression): raise ValueError("no branch is on")
         return self
 
-# %% ../nbs/01_config.ipynb #70d9e610
+# %% ../nbs/01_config.ipynb #c7270414
 Loss = Literal["classification", "triplet", "cosine", "cross_modal_triplet", "center_alignment", "modal_consistency"]
 
 class Override(Strict):
@@ -115,7 +115,7 @@ def adapted(group, variant):
     given = {k: v for k, v in variant.override if v is not None and k in type(group).model_fields}
     return group.model_copy(update=given)
 
-# %% ../nbs/01_config.ipynb #9871c0e1
+# %% ../nbs/01_config.ipynb #eca167a2
 class Augmentation(Strict):
     "Chances of each change to a training image; `pad` is a share of its height and width."
     pad: Share
@@ -146,7 +146,7 @@ class Train(Strict):
         if self.warmup_steps >= self.steps: raise ValueError("warmup_steps must be smaller than steps")
         return self
 
-# %% ../nbs/01_config.ipynb #dcddfabd
+# %% ../nbs/01_config.ipynb #de75dd5e
 class Evaluate(Strict):
     "What is measured, and the resampling behind each interval."
     split: Literal["val", "test"]
@@ -159,7 +159,7 @@ class Compute(Strict):
     threads: Count
     precision: Literal["fp32", "bf16"]
 
-# %% ../nbs/01_config.ipynb #0173b703
+# %% ../nbs/01_config.ipynb #7d09b7a6
 class Profile(Strict):
     "One size of the whole experiment."
     rendered: Rendered
@@ -195,7 +195,7 @@ class Params(Strict):
         "The profile that is chosen."
         return self.profiles[self.profile]
 
-# %% ../nbs/01_config.ipynb #057a8bc3
+# %% ../nbs/01_config.ipynb #75e1c694
 def _complaint(error):
     "One line for one of pydantic's errors."
     where = ".".join(str(part) for part in error["loc"] if part != "[key]")
@@ -204,14 +204,14 @@ def _complaint(error):
     message = error["msg"].removeprefix("Value error, ")
     return f"{where}: {message} (got {error['input']!r})" if where and not isinstance(error["input"], dict) else f"{where}: {message}".lstrip(": ")
 
-# %% ../nbs/01_config.ipynb #102d919f
+# %% ../nbs/01_config.ipynb #42ddd7a3
 def validated(cls, value, where):
     "`value` (a dict) as a `cls`; `InputError` names `where` and each faulty key."
     try: return cls.model_validate(value)
     except ValidationError as error:
         raise InputError("; ".join(f"{where}: {_complaint(e)}" for e in error.errors())) from None
 
-# %% ../nbs/01_config.ipynb #9fbb436c
+# %% ../nbs/01_config.ipynb #1b6e58fe
 def load_params(path="params.yaml"):
     "Read and check `params.yaml`; `InputError` names the file and each faulty key."
     try: value = yaml.safe_load(Path(path).read_text())
