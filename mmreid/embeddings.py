@@ -5,25 +5,25 @@
 # %% auto #0
 __all__ = ['subset_passes', 'embed', 'similarity']
 
-# %% ../nbs/55_embeddings.ipynb #87ea100a
+# %% ../nbs/55_embeddings.ipynb #15e05256
 import numpy as np
 import torch
 
 from .core import progress
 from .models.network import Passes, joined
 
-# %% ../nbs/55_embeddings.ipynb #2cd14945
+# %% ../nbs/55_embeddings.ipynb #d4b36015
 def subset_passes(present, masks):
     "For each subset (rows of `masks` (S, M) bool) the samples that have all of it: one `Passes` per subset; `present` (B, M)."
     have = [(present | ~mask).all(1).nonzero()[:, 0] for mask in masks]
     return [Passes(owner, mask.expand(len(owner), -1)) for owner, mask in zip(have, masks)]
 
-# %% ../nbs/55_embeddings.ipynb #adf45430
+# %% ../nbs/55_embeddings.ipynb #ec1b4766
 @torch.inference_mode()
-def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding"):
+def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding", part="e"):
     """Embeddings of the tuples `index` (N, M) for each subset of modalities: {subset: (N, D) float32}.
 
-    `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
+    `part`: which part of an `Embedding`, e or another one such as A. `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
     The network is put into evaluation mode and back."""
     training = network.training
     network.eval()
@@ -32,14 +32,14 @@ def embed(network, transform, store, index, subsets, batch_size, accelerator, de
     for start in progress(range(0, len(index), batch_size), desc=desc):
         images, present = store.gather(index[start:start + batch_size])
         passes = subset_passes(present, masks)
-        with accelerator.autocast(): e = network(transform(images), present, joined(*passes)).e.float().cpu().numpy()
+        with accelerator.autocast(): e = getattr(network(transform(images), present, joined(*passes)), part).float().cpu().numpy()
         for s, p, rows in zip(subsets, passes, np.split(e, np.cumsum([len(p.owner) for p in passes])[:-1])):
             if found[s] is None: found[s] = np.full((len(index), e.shape[1]), np.nan, np.float32)
             found[s][start + p.owner.cpu().numpy()] = rows
     network.train(training)
     return found
 
-# %% ../nbs/55_embeddings.ipynb #77104b5f
+# %% ../nbs/55_embeddings.ipynb #5d992cb1
 def similarity(network, embeddings):
     "The function `(query, query_subset, gallery, gallery_subset) -> (Q, G)` that protocols ask for, from `embed`'s result and the network's own similarity."
     def between(query, query_subset, gallery, gallery_subset):

@@ -74,9 +74,9 @@ class Late(Network):
         across = q.sum(1) @ g.sum(1).T / (here.sum(1)[:, None] * there.sum(1))
         return torch.where(weight > 0, shared, across)
 
-    def tune(self, score):
-        "Choose w on the grid of tenths by the highest `score()`; the first of equals, and the most even first."
-        size = len(self.modalities)
+    def tune(self, validation):
+        "Choose w on the grid of tenths by the highest score on validation identities; of equal ones the most even."
+        size, score = len(self.modalities), validation()
         cuts = [(0, *c, 10) for c in combinations(range(1, 10), size - 1)]
         grid = sorted(([(b - a) / 10 for a, b in zip(c, c[1:])] for c in cuts), key=max)
         def scored(w):
