@@ -101,6 +101,7 @@ class Variant(Strict):
     attention: Attention
     fusion: Branches | None       # null: simple feature concatenation
     losses: Annotated[dict[Loss, Positive], Field(min_length=1)]
+    alignment: Literal["direction", "z"]         # what center alignment works on: z/‖z‖, or z itself
     confusion: Literal["uniform", "reversal"]    # what the network wants the modality discriminator to say
     override: Override
 

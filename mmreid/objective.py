@@ -22,7 +22,7 @@ class Objective(nn.Module):
         super().__init__()
         make = {"classification": lambda: Classification(width, identities, train.label_smoothing), "triplet": lambda: Triplet(train.margin),
                 "cosine": lambda: CosineClassification(embedding_width, identities, train.label_smoothing),
-                "cross_modal_triplet": lambda: CrossModalTriplet(train.margin), "center_alignment": CenterAlignment}
+                "cross_modal_triplet": lambda: CrossModalTriplet(train.margin), "center_alignment": lambda: CenterAlignment(variant.alignment)}
         self.weights = {name: weight for name, weight in variant.losses.items() if name in make}
         self.losses = nn.ModuleDict({name: make[name]() for name in self.weights})
         if variant.fusion and variant.fusion.suppression: self.weights["recovery"] = variant.fusion.suppression.recovery

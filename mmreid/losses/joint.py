@@ -25,7 +25,7 @@ class CosineClassification(nn.Module):
     "Modal cosine cross-entropy (§3.1): softmax cross-entropy of s cos(e, w)."
     def __init__(self, width, identities, label_smoothing=0.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(identities, width))
+        self.weight = nn.Parameter(torch.randn(identities, width) * width ** -0.5)
         self.theta = nn.Parameter(torch.tensor(math.log(15 / 48)))
         self.label_smoothing = label_smoothing
 
@@ -54,7 +54,11 @@ class CrossModalTriplet(nn.Module):
 
 # %% ../../nbs/41_losses_joint.ipynb #ff99cfb2
 class CenterAlignment(nn.Module):
-    "Center alignment (§3.3) on z of the passes with one modality."
+    "Center alignment (§3.3) of the passes with one modality, of their z or (`on` = direction) of z/‖z‖."
+    def __init__(self, on):
+        super().__init__()
+        self.on = on
+
     def forward(self, embedding, identity, mask):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; 0 where nobody is seen in two modalities."
         distance, _ = self.distances(embedding, identity, mask)
@@ -71,7 +75,8 @@ class CenterAlignment(nn.Module):
         M, (people, person) = mask.shape[1], identity[position].unique(return_inverse=True)
         member = F.one_hot(person * M + modality, max(len(people), 1) * M).float()
         count = member.sum(0)
-        centers = (member.T @ embedding.z[position] / count.clamp(min=1)[:, None]).unflatten(0, (-1, M))
+        points = embedding.z[position] if self.on == "z" else F.normalize(embedding.z[position])
+        centers = (member.T @ points / count.clamp(min=1)[:, None]).unflatten(0, (-1, M))
         there = (count > 0).unflatten(0, (-1, M))
         m, n = torch.triu_indices(M, M, offset=1, device=mask.device)
         pairs = there[:, m] & there[:, n]
