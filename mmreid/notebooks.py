@@ -10,7 +10,7 @@ __all__ = ['ARGUMENTS', 'EACH', 'STAGES', 'FLAGS', 'plain_code', 'module_file', 
            'run_stage', 'directives', 'flags_of', 'without_flagged', 'front_matter', 'refresh', 'markdown',
            'write_readme', 'main']
 
-# %% ../nbs/80_notebooks.ipynb #9a997141
+# %% ../nbs/80_notebooks.ipynb #5ca9280b
 import argparse, ast, ctypes, logging, os, re, signal, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +18,14 @@ from typing import NamedTuple
 
 from .core import InputError, atomic_path, clear_partial, file_hash
 
-# %% ../nbs/80_notebooks.ipynb #f7375bab
+# %% ../nbs/80_notebooks.ipynb #a6330a71
 def _is_note(node):
     "Whether a statement changes nothing: a docstring, or the names that nbdev writes about a module."
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant): return True
     names = {t.id for t in node.targets if isinstance(t, ast.Name)} if isinstance(node, ast.Assign) else set()
     return bool(names) and names <= {"__all__", "__version__"}
 
-# %% ../nbs/80_notebooks.ipynb #ad3b82a9
+# %% ../nbs/80_notebooks.ipynb #db5c2600
 def plain_code(source):
     "`source` without comments, docstrings and layout: equal for two texts that do the same."
     tree = ast.parse(source)
@@ -35,13 +35,13 @@ def plain_code(source):
             node.body = kept or ([] if isinstance(node, ast.Module) else [ast.Pass()])
     return ast.unparse(tree)
 
-# %% ../nbs/80_notebooks.ipynb #ea950ffd
+# %% ../nbs/80_notebooks.ipynb #8b3c7dc9
 def module_file(name, root):
     "The file of module `name` below `root`, or None: `mmreid.core` is `mmreid/core.py`."
     path = Path(root, *name.split("."))
     return next((p for p in (path / "__init__.py", path.with_suffix(".py")) if p.is_file()), None)
 
-# %% ../nbs/80_notebooks.ipynb #015689e5
+# %% ../nbs/80_notebooks.ipynb #95c90f43
 def imported_names(source, package=""):
     "Every dotted name that `source`, a module of `package`, may import anywhere in it."
     names = set()
@@ -53,7 +53,7 @@ def imported_names(source, package=""):
             names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
     return names
 
-# %% ../nbs/80_notebooks.ipynb #e9e32816
+# %% ../nbs/80_notebooks.ipynb #a64f0ed3
 def modules_used(source, root, library="mmreid"):
     "`{name: file}` of the library's modules that `source` needs, directly or through others, packages included; this runner, which hands over parameters and computes nothing, is left out."
     found, waiting = {}, [(source, "")]
@@ -66,7 +66,7 @@ def modules_used(source, root, library="mmreid"):
             waiting.append((file.read_text(), name if file.name == "__init__.py" else name.rpartition(".")[0]))
     return dict(sorted(found.items()))
 
-# %% ../nbs/80_notebooks.ipynb #c9bb8eee
+# %% ../nbs/80_notebooks.ipynb #c4c7262a
 def data_files(folder):
     "The files of a package that are not Python, below its folder but not in packages of their own."
     for path in sorted(Path(folder).iterdir()):
@@ -74,14 +74,14 @@ def data_files(folder):
             if path.name != "__pycache__" and not any(path.glob("*.py")): yield from data_files(path)
         elif path.suffix not in (".py", ".pyc"): yield path
 
-# %% ../nbs/80_notebooks.ipynb #f4e389f5
+# %% ../nbs/80_notebooks.ipynb #8b4cc47f
 def read_notebook(path):
     "The notebook at `path`; `InputError` names it if there is none."
     import nbformat     # slow to import: half a second that the kernel, which reads no notebook, need not wait
     if not Path(path).is_file(): raise InputError(f"{path}: no such notebook")
     return nbformat.read(path, as_version=4)
 
-# %% ../nbs/80_notebooks.ipynb #8ee6649a
+# %% ../nbs/80_notebooks.ipynb #c12a9465
 def notebook_code(path):
     "The code cells of the notebook at `path` as one text; `InputError` names a cell that is not plain Python."
     cells = [c.source for c in read_notebook(path).cells if c.cell_type == "code"]
@@ -90,7 +90,7 @@ def notebook_code(path):
         except SyntaxError as error: raise InputError(f"{path}: code cell {number} is not plain Python ({error.msg}: {(error.text or '').strip()})") from None
     return "\n".join(cells)
 
-# %% ../nbs/80_notebooks.ipynb #a758d2ae
+# %% ../nbs/80_notebooks.ipynb #d448882e
 def stage_code(path, root="."):
     "All code that the stage notebook at `path` runs: modules, hashes of the data in their packages, then its own cells."
     source = notebook_code(path)
@@ -100,14 +100,14 @@ def stage_code(path, root="."):
     parts += [f"# {file.relative_to(root).as_posix()} sha256 {file_hash(file)}" for file in data]
     return "\n\n".join([*parts, f"# {Path(path).name}\n{plain_code(source)}"]) + "\n"
 
-# %% ../nbs/80_notebooks.ipynb #9c457b3b
+# %% ../nbs/80_notebooks.ipynb #7e8776ea
 def write_code(root="."):
     "Write `results/code/<stage>.py` for every notebook of `nbs/stages`; the stages of `dvc.yaml` depend on these files."
     for path in sorted(Path(root, "nbs/stages").glob("*.ipynb")):
         target = Path(root, "results/code", f"{path.stem}.py")
         with atomic_path(target) as temporary: temporary.write_text(stage_code(path, root))
 
-# %% ../nbs/80_notebooks.ipynb #37812b20
+# %% ../nbs/80_notebooks.ipynb #3f782501
 class Stage(NamedTuple):
     "The arguments of a stage, and the groups of `params.yaml` it is given as `config`."
     arguments: tuple
@@ -115,7 +115,7 @@ class Stage(NamedTuple):
 
 ARGUMENTS = {"dataset": str, "variant": str, "seed": int}
 
-# %% ../nbs/80_notebooks.ipynb #42a1c75c
+# %% ../nbs/80_notebooks.ipynb #e44df5d8
 def _profile(*groups):
     "Groups of the chosen profile."
     return {group: f"profiles.{{profile}}.{group}" for group in groups}
@@ -127,10 +127,11 @@ STAGES = {
     "references": Stage(("dataset",), _profile("evaluate") | {"profile": "profile"}),
     "train": Stage(EACH, _profile("model", "train", "compute") | {"variant": "variants.{variant}"}),
     "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
+    "analyse": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
     "report": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "seeds": "seeds"}),
 }
 
-# %% ../nbs/80_notebooks.ipynb #32a50e5e
+# %% ../nbs/80_notebooks.ipynb #0435f995
 def stage_arguments(stage, words):
     "The arguments of `stage` from words like `seed=1`; `InputError` names what is unknown, missing or of another type."
     if stage not in STAGES: raise InputError(f"stage {stage!r} is none of {', '.join(STAGES)}")
@@ -143,12 +144,12 @@ def stage_arguments(stage, words):
     try: return {name: ARGUMENTS[name](given[name]) for name in expected}
     except ValueError: raise InputError(f"{stage}: seed={given['seed']}: not a whole number") from None
 
-# %% ../nbs/80_notebooks.ipynb #5999c59a
+# %% ../nbs/80_notebooks.ipynb #89b79abc
 def instance_name(stage, arguments):
     "The name of one run of a stage, for its files and its lock: `train-rendered-baseline-1`."
     return "-".join([stage, *map(str, arguments.values())])
 
-# %% ../nbs/80_notebooks.ipynb #79770fd5
+# %% ../nbs/80_notebooks.ipynb #caec147c
 def stage_config(stage, arguments, path="params.yaml"):
     "The `config` of one run of `stage`, after the whole file was checked."
     from mmreid.config import load_params
@@ -164,7 +165,7 @@ def stage_config(stage, arguments, path="params.yaml"):
         config[key] = group
     return config
 
-# %% ../nbs/80_notebooks.ipynb #864cb214
+# %% ../nbs/80_notebooks.ipynb #84284e2f
 def at_root():
     "Make the repository's root, found by its `params.yaml` above the present folder, the working folder."
     here = Path.cwd()
@@ -178,7 +179,7 @@ def opened(stage, config, **arguments):
     at_root()
     return stage_config(stage, arguments)
 
-# %% ../nbs/80_notebooks.ipynb #399de79e
+# %% ../nbs/80_notebooks.ipynb #35a978aa
 def check_parameters(path, notebook, names):
     "`InputError` unless `notebook` has exactly one cell tagged `parameters` and it sets exactly `names`."
     cells = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
@@ -187,7 +188,7 @@ def check_parameters(path, notebook, names):
     if found != set(names):
         raise InputError(f"{path}: its parameters cell sets {', '.join(sorted(found)) or 'nothing'}, the stage is given {', '.join(sorted(names))}")
 
-# %% ../nbs/80_notebooks.ipynb #db54a946
+# %% ../nbs/80_notebooks.ipynb #eb82ce61
 def merged_outputs(outputs):
     "The outputs of a cell without stderr, neighbouring pieces of printed text joined."
     merged = []
@@ -197,7 +198,7 @@ def merged_outputs(outputs):
         elif "application/vnd.jupyter.widget-view+json" not in out.get("data", {}): merged.append(out)
     return merged
 
-# %% ../nbs/80_notebooks.ipynb #218d47c9
+# %% ../nbs/80_notebooks.ipynb #9451074f
 def settle(notebook):
     "Remove from an executed `notebook`, in place, what differs between two equal runs; cells tagged `progress` lose their outputs."
     from nbformat import NotebookNode, from_dict
@@ -209,7 +210,7 @@ def settle(notebook):
         if cell.cell_type == "code": cell.outputs = [] if "progress" in tags else merged_outputs(cell.outputs)
     return notebook
 
-# %% ../nbs/80_notebooks.ipynb #70ff1d60
+# %% ../nbs/80_notebooks.ipynb #bfa7152a
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 def die_with_parent(parent=None):
@@ -218,7 +219,7 @@ def die_with_parent(parent=None):
     if _prctl: _prctl(1, signal.SIGKILL)          # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent: os.kill(os.getpid(), signal.SIGKILL)     # it died before the line above
 
-# %% ../nbs/80_notebooks.ipynb #8d38355f
+# %% ../nbs/80_notebooks.ipynb #46619e50
 def end_group_after(leader):
     "Start a process that kills the process group of its parent `leader` once that is no more."
     if os.fork(): return
@@ -226,7 +227,7 @@ def end_group_after(leader):
     while os.getppid() == leader: time.sleep(.1)
     os.killpg(leader, signal.SIGKILL)
 
-# %% ../nbs/80_notebooks.ipynb #942f71b4
+# %% ../nbs/80_notebooks.ipynb #66ca8822
 def serve_kernel():
     "Be the kernel of a stage: an ordinary IPython kernel, at the head of its process group, that ends with its runner."
     die_with_parent(int(os.environ["JPY_PARENT_PID"]))
@@ -235,7 +236,7 @@ def serve_kernel():
     from ipykernel.kernelapp import IPKernelApp
     IPKernelApp.launch_instance()
 
-# %% ../nbs/80_notebooks.ipynb #d06bfc49
+# %% ../nbs/80_notebooks.ipynb #89fae856
 def kernel_manager():
     "The class that starts the kernel of a stage."
     from jupyter_client import AsyncKernelManager
@@ -247,7 +248,7 @@ def kernel_manager():
                                  language="python", display_name="python3", metadata={"supported_encryption": "curve"})
     return StageKernel
 
-# %% ../nbs/80_notebooks.ipynb #f7a76a0f
+# %% ../nbs/80_notebooks.ipynb #cd9fc682
 class Busy(Exception):
     "The same stage is running already."
 
@@ -260,7 +261,7 @@ def only_one(name, folder=".state/locks"):
         with FileLock(Path(folder, f"{name}.lock"), blocking=False): yield
     except Timeout: raise Busy(f"{name} is running already; wait for it or end it first") from None
 
-# %% ../nbs/80_notebooks.ipynb #d1542a54
+# %% ../nbs/80_notebooks.ipynb #e242c145
 class StageFailed(Exception):
     "The notebook of a stage did not run to its end."
 
@@ -271,7 +272,7 @@ def _why(error):
     text = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
 
-# %% ../nbs/80_notebooks.ipynb #1ed7d17b
+# %% ../nbs/80_notebooks.ipynb #88f90b57
 def execute(notebook, parameters, draft, root="."):
     "Run `notebook` from `root` with papermill, keeping it in the file `draft` as it goes; `StageFailed` says why it stopped."
     import papermill
@@ -283,7 +284,7 @@ def execute(notebook, parameters, draft, root="."):
                                            shutdown_kernel="immediate")
     except (PapermillExecutionError, CellExecutionError, RuntimeError) as error: raise StageFailed(_why(error)) from None
 
-# %% ../nbs/80_notebooks.ipynb #69c84473
+# %% ../nbs/80_notebooks.ipynb #4f4ef6d9
 def run_stage(stage, arguments, root="."):
     "Run one stage and return the path of its executed notebook, `results/notebooks/<name>.ipynb`."
     import nbformat
@@ -301,14 +302,14 @@ def run_stage(stage, arguments, root="."):
         draft.unlink()
     return target
 
-# %% ../nbs/80_notebooks.ipynb #03ba6223
+# %% ../nbs/80_notebooks.ipynb #18293925
 _directive = re.compile(r"^#\|[ \t]*([\w-]+):?[ \t]*(.*)$", re.MULTILINE)
 
 def directives(source):
     "The nbdev directives of a cell: `#| echo: false` gives `{'echo': 'false'}`."
     return dict(_directive.findall(source))
 
-# %% ../nbs/80_notebooks.ipynb #e9f543ad
+# %% ../nbs/80_notebooks.ipynb #0bf9a4a2
 FLAGS = ("slow", "cuda")
 
 def flags_of(notebook):
@@ -322,14 +323,14 @@ def without_flagged(notebook, flags=()):
         return marks.get("eval") != "false" and not any(flag in marks and flag not in flags for flag in FLAGS)
     return type(notebook)({**notebook, "cells": [cell.copy() for cell in notebook.cells if runs(cell)]})
 
-# %% ../nbs/80_notebooks.ipynb #788f8f4c
+# %% ../nbs/80_notebooks.ipynb #e4167156
 def front_matter(notebook):
     "What a first raw cell says between its lines of dashes, as a dictionary."
     import yaml
     first = notebook.cells[0] if notebook.cells else None
     return yaml.safe_load(first.source.strip().strip("-")) if first and first.cell_type == "raw" else {}
 
-# %% ../nbs/80_notebooks.ipynb #a26edcf9
+# %% ../nbs/80_notebooks.ipynb #57867588
 def refresh(path):
     "Run the notebook at `path` in its folder and keep its new outputs; cells that did not run keep their old ones."
     import nbformat
@@ -341,7 +342,7 @@ def refresh(path):
         if cell.id in outputs: cell.outputs = outputs[cell.id]
     with atomic_path(path) as temporary: nbformat.write(notebook, temporary)
 
-# %% ../nbs/80_notebooks.ipynb #b27b344c
+# %% ../nbs/80_notebooks.ipynb #8da853e5
 def _fenced(text, language=""): return f"```{language}\n{text.strip()}\n```"
 
 def _shown(out):
@@ -350,7 +351,7 @@ def _shown(out):
     if out.output_type == "error": raise StageFailed(f"{out.ename}: {out.evalue}")
     return out.data["text/markdown"] if "text/markdown" in out.data else _fenced(out.data["text/plain"])
 
-# %% ../nbs/80_notebooks.ipynb #4983c375
+# %% ../nbs/80_notebooks.ipynb #46048235
 def markdown(notebook):
     "An executed notebook as Markdown; cells marked `#| hide` are left out, those marked `#| echo: false` show outputs only."
     parts = []
@@ -362,14 +363,14 @@ def markdown(notebook):
         parts += [_shown(out) for out in merged_outputs(cell.outputs)]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
-# %% ../nbs/80_notebooks.ipynb #a9a6d041
+# %% ../nbs/80_notebooks.ipynb #23cf7ad6
 def write_readme(root="."):
     "Run `nbs/index.ipynb` from the root, where the paths in the README start, and write `README.md`."
     notebook = read_notebook(Path(root, "nbs/index.ipynb"))
     with tempfile.TemporaryDirectory() as folder: notebook = execute(notebook, None, Path(folder, "index.ipynb"), root)
     with atomic_path(Path(root, "README.md")) as temporary: temporary.write_text(markdown(notebook))
 
-# %% ../nbs/80_notebooks.ipynb #09db3364
+# %% ../nbs/80_notebooks.ipynb #906e03cb
 def _run(options):
     die_with_parent()
     started = time.monotonic()
@@ -391,7 +392,7 @@ def _parser():
     run.add_argument("arguments", nargs="*", metavar="name=value", help="which dataset, variant and seed")
     return parser
 
-# %% ../nbs/80_notebooks.ipynb #018d5294
+# %% ../nbs/80_notebooks.ipynb #9d532632
 def main(words=None):
     "The command line; returns the exit status."
     options = _parser().parse_args(words)
@@ -406,5 +407,5 @@ def main(words=None):
     print(f"error: {line}", file=sys.stderr)
     return status
 
-# %% ../nbs/80_notebooks.ipynb #11fb0a5c
+# %% ../nbs/80_notebooks.ipynb #bde2bd45
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
