@@ -13,13 +13,14 @@ import yaml
 from conftest import ROOT, environment, run, tracked
 from filelock import FileLock
 
-NAME = "rendered-baseline-1"
+NAME = "rendered-full-1"       # the variant with every part, and with adversaries
 LEARNED = [f"results/evaluations/{NAME}/metrics.csv", f"results/evaluations/{NAME}/metrics.json", f"results/models/{NAME}/model.safetensors",
            f"results/curves/{NAME}/plots/metrics/train/loss.tsv", f"results/notebooks/train-{NAME}.ipynb"]
 
 
 def shrink(value):
-    "The quick profile for a few seconds: a dozen people, a network as small as the backbones allow, six steps."
+    "The quick profile for a few seconds: one variant, a dozen people, a network as small as the backbones allow, six steps."
+    value["run"] = ["full"]
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] = {"height": 96, "width": 32}
@@ -66,7 +67,7 @@ def contents(root, paths): return {path: (root / path).read_bytes() for path in 
 def first(tmp_path_factory):
     "One whole run in a copy of the tree, committed."
     root = copy_of_the_tree(tmp_path_factory.mktemp("first"))
-    assert repro(root) == ["code", "render", "pack@rendered", "references@rendered", f"train@{NAME}", f"evaluate@{NAME}", "report"]
+    assert repro(root) == ["code", "render", "pack@rendered", "references@rendered", f"train@{NAME}", f"evaluate@{NAME}", f"analyse@{NAME}", "report"]
     commit(root, "results")
     return root
 
@@ -80,14 +81,20 @@ def done(first, tmp_path):
 def test_what_it_leaves(first):
     metrics = pd.read_csv(first / "results/metrics.csv")
     assert list(metrics)[:12] == "dataset profile variant protocol query gallery scenario seed metric value low high".split()
-    assert set(metrics.variant) == {"baseline", "histogram", "background"} and set(metrics.protocol) == {"fused", "single", "any", "scenario"}
+    assert set(metrics.variant) == {"full", "histogram", "background"} and set(metrics.protocol) == {"fused", "single", "any", "scenario"}
     assert set(metrics.metric) == {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"}
     assert metrics.value.between(0, 100).all() and (metrics.low <= metrics.high).all()
-    assert len(metrics[(metrics.variant == "baseline") & (metrics.protocol == "any") & (metrics.metric == "rank1")]) == 49
+    assert len(metrics[(metrics.variant == "full") & (metrics.protocol == "any") & (metrics.metric == "rank1")]) == 49
     fused = json.loads((first / f"results/evaluations/{NAME}/metrics.json").read_text())["fused"]["rgb+ir+depth"]
-    row = metrics.query("variant == 'baseline' and protocol == 'fused' and metric == 'rank1'").iloc[0]
+    row = metrics.query("variant == 'full' and protocol == 'fused' and metric == 'rank1'").iloc[0]
     assert abs(row.value - fused["rank1"]) < 1e-3
     assert not [p for p in git(first, "ls-files").stdout.split() if p.endswith((".npy", ".npz", ".safetensors")) and not p.startswith("mmreid")]
+    claims, facts = (pd.read_csv(first / f"results/{name}.csv") for name in ("claims", "facts"))
+    assert "verdict" in claims and set(claims.dataset) == {"regdb", "sysu", "rendered"} and not ((claims.dataset == "rendered") & claims.verdict.str.contains("reproduced")).any()
+    assert set(claims[claims.kind == "weight"].verdict) <= {"holds", "does not hold", "undecided"} and set(claims[claims.kind == "ordering"].verdict) == {"not run"}
+    assert set(facts.kind) == {"lost", "noise", "height", "probe", "weight", "shuffled"}
+    weights = facts[facts.kind == "weight"].groupby("condition").value.sum()
+    assert len(weights) == 6 and (weights - 1).abs().max() < 1e-3
     shown = run("dvc", "metrics", "show", root=first)
     assert shown.returncode == 0 and "fused" in shown.stdout
 
@@ -122,8 +129,9 @@ def test_prose_trains_nothing(done):
 
 def test_code_counts(done):
     "A change of the code of training trains again, and draws nothing again."
-    library = done / "mmreid/losses.py"
-    library.write_text(library.read_text().replace("* 0.001", "* 0.002"))
+    library = done / "mmreid/losses/joint.py"
+    library.write_text(library.read_text().replace("1 + 63 *", "1 + 62 *"))
+    assert "62" in library.read_text()
     ran = repro(done)
     assert f"train@{NAME}" in ran and "render" not in ran and "pack@rendered" not in ran and "references@rendered" not in ran
 
@@ -131,13 +139,13 @@ def test_code_counts(done):
 def test_one_variant_is_one_variant(done):
     "A second variant runs its own stages and the report; changing its loss weight does so again."
     def second(value):
-        value["variants"]["other"] = {"fusion": "concatenation", "losses": {"classification": 1.0}}
-        value["run"] = ["baseline", "other"]
+        value["variants"]["other"] = json.loads(json.dumps(value["variants"]["baseline"]))
+        value["run"] = ["full", "other"]
     change_parameters(done, second)
-    assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "report"]
+    assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "analyse@rendered-other-1", "report"]
     change_parameters(done, lambda value: value["variants"]["other"]["losses"].update(classification=0.5))
-    assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "report"]
-    assert set(pd.read_csv(done / "results/metrics.csv").variant) == {"baseline", "other", "histogram", "background"}
+    assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "analyse@rendered-other-1", "report"]
+    assert set(pd.read_csv(done / "results/metrics.csv").variant) == {"full", "other", "histogram", "background"}
 
 
 def test_datasets_are_versioned(done):
@@ -173,10 +181,10 @@ def longer(value): value["profiles"]["quick"]["train"].update(steps=40, checkpoi
 def test_killed_training_ends_in_the_same_bytes(done, tmp_path):
     unbroken = Path(shutil.copytree(done, tmp_path / "unbroken", symlinks=True))
     for root in (done, unbroken): change_parameters(root, longer)
-    assert repro(unbroken) == [f"train@{NAME}", f"evaluate@{NAME}", "report"]
+    assert repro(unbroken) == [f"train@{NAME}", f"evaluate@{NAME}", f"analyse@{NAME}", "report"]
     state = kill_in_training(done)
     assert not (done / f"results/models/{NAME}/model.safetensors").exists()
-    assert repro(done) == [f"train@{NAME}", f"evaluate@{NAME}", "report"]
+    assert repro(done) == [f"train@{NAME}", f"evaluate@{NAME}", f"analyse@{NAME}", "report"]
     assert contents(done, LEARNED) == contents(unbroken, LEARNED) and not state.exists()
     steps = pd.read_csv(done / LEARNED[3], sep="\t").step
     assert steps.tolist() == list(range(40))
@@ -216,5 +224,5 @@ def test_a_full_disk_is_named_and_nothing_is_lost(done):
 
 def test_a_checkpoint_of_another_architecture_is_named(done):
     change_parameters(done, lambda value: value["profiles"]["quick"]["model"].update(width=16))
-    stopped = run("python", "-m", "mmreid.notebooks", "run", "evaluate", "dataset=rendered", "variant=baseline", "seed=1", root=done)
+    stopped = run("python", "-m", "mmreid.notebooks", "run", "evaluate", "dataset=rendered", "variant=full", "seed=1", root=done)
     assert stopped.returncode == 1 and "another architecture: model.width is 8, expected 16" in stopped.stderr

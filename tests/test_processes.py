@@ -18,7 +18,7 @@ params = load_params(sys.argv[2])
 quick = params.chosen
 train = quick.train.model_copy(update=dict(identities_per_batch=4, tuples_per_identity=2, steps=4, warmup_steps=1, validate_every=2, checkpoint_every=2))
 rows = []
-training = Training(Packed.open(folder / "packed"), quick.model.model_copy(update=dict(width=8)), params.variants["baseline"], train,
+training = Training(Packed.open(folder / "packed"), quick.model.model_copy(update=dict(width=8)), params.variants["full"], train,
                     quick.compute.model_copy(update=dict(threads=1, precision="fp32")), seed=1, state=folder / "state.safetensors", log=rows.append)
 network = training.run()
 told = dict(processes=training.accelerator.num_processes, share=len(training.data.batch(0, training.accelerator.process_index, training.accelerator.num_processes)[3]),

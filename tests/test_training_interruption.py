@@ -12,8 +12,8 @@ from conftest import ROOT, environment, run
 from mmreid.data.toy import toy_dataset
 
 STAGE = [sys.executable, "-m", "mmreid.notebooks", "run"]
-TRAIN = [*STAGE, "train", "dataset=rendered", "variant=baseline", "seed=1"]
-NAME = "rendered-baseline-1"
+TRAIN = [*STAGE, "train", "dataset=rendered", "variant=full", "seed=1"]
+NAME = "rendered-full-1"
 STEPS, CHECKPOINT = 30, 4
 
 
