@@ -101,20 +101,20 @@ class AGWRival(Strict):
 class DDAGRival(Strict):
     "Row *DDAG*: parts of a person, and the graph's heads and the width of each."
     method: Literal["ddag"]
-    parts: Annotated[int, Field(ge=2, le=6)]
+    parts: Literal[2, 3, 6]
     heads: Count
     width: Count
 
 class DEENRival(Strict):
     "Row *MFA*: branches of an embedding (the first is the original) and the margin of pair mining."
     method: Literal["deen"]
-    branches: Annotated[int, Field(ge=2)]
+    branches: Literal[2, 3, 6]
     margin: NotNegative
 
 class HcTriRival(Strict):
-    "Stripes with a hetero-centre triplet loss."
+    "Stripes with a hetero-center triplet loss."
     method: Literal["hctri"]
-    stripes: Annotated[int, Field(ge=2, le=6)]
+    stripes: Literal[2, 3, 6]
 
 class TokensRival(Strict):
     "Cyclic token permutation: width of a token and heads of the attention."
