@@ -84,7 +84,7 @@ class GraphLoss(nn.Module):
         super().__init__()
         self.gather, self.decide = GraphAttention(width, settings.width, settings.heads), GraphAttention(settings.heads * settings.width, identities, 1)
         self.epoch = epoch
-        for name, start in (("total", 0.0), ("steps", 0.0), ("mean", torch.inf)): self.register_buffer(name, torch.tensor(start))
+        for name, start in (("total", 0.0), ("steps", 0.0), ("mean", torch.inf), ("last", 0.0)): self.register_buffer(name, torch.tensor(start))
 
     def forward(self, embedding, identity, mask):
         "`PartEmbedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; the nodes are the passes with one modality."
@@ -98,6 +98,7 @@ class GraphLoss(nn.Module):
     def share(self, others):
         "1 / (1 + E) for this step; in training, `others`, the step's L_P, is counted for the next epoch."
         share = 1 / (1 + self.mean)
+        self.last.copy_(share)
         if self.training:
             self.total += others
             self.steps += 1

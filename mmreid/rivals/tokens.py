@@ -54,11 +54,11 @@ class Tokens(Network):
     def walk(self, patches, passes):
         "Patches (B, M, L, width) of all images -> tokens after the last visit (R, M, width), 0 where absent."
         r, m = passes.mask.nonzero(as_tuple=True)
-        owner = passes.owner[r]
-        tokens = patches.mean(2)[owner, m]
+        def of(images, modality): return images.flatten(0, 1).index_select(0, passes.owner[r] * patches.shape[1] + modality)
+        tokens = of(patches.mean(2), m)
         for step, visit in enumerate(self.visits, 1):
-            place = owner, visited(passes.mask, step)[r, m]
-            tokens = visit(tokens, *(memory[place] for memory in visit.remembered(patches)))
+            place = visited(passes.mask, step)[r, m]
+            tokens = visit(tokens, *(of(memory, place) for memory in visit.remembered(patches)))
         return patches.new_zeros(*passes.mask.shape, patches.shape[-1]).index_put((r, m), tokens)
 
     def forward(self, images, present, passes=None):
