@@ -20,7 +20,7 @@ LEARNED = [f"results/evaluations/{NAME}/metrics.csv", f"results/evaluations/{NAM
 
 def shrink(value):
     "The quick profile for a few seconds: one variant, a dozen people, a network as small as the backbones allow, six steps."
-    value["run"] = ["full"]
+    value["run"], value["rivals"] = ["full"], ["ddag"]
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] = {"height": 96, "width": 32}
@@ -146,6 +146,20 @@ def test_one_variant_is_one_variant(done):
     change_parameters(done, lambda value: value["variants"]["other"]["losses"].update(classification=0.5))
     assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "analyse@rendered-other-1", "report"]
     assert set(pd.read_csv(done / "results/metrics.csv").variant) == {"full", "other", "histogram", "background"}
+
+
+def test_rivals_have_a_pipeline_of_their_own(done):
+    "Their training and their table run when they are asked for; the default pipeline neither runs nor notices them."
+    ran = repro(done, "rivals/dvc.yaml")
+    assert [name.removeprefix("rivals/dvc.yaml:") for name in ran] == ["train@rendered-ddag-1", "evaluate@rendered-ddag-1", "rivals"]
+    assert repro(done) == [] and repro(done, "rivals/dvc.yaml") == []
+    two = pd.read_csv(done / "results/rivals/tables/table-2.csv").set_index(["row", "dataset", "protocol", "metric"])
+    assert two.measured["DDAG", "rendered", "fused", "rank1"] >= 0 and two.published["DDAG", "regdb", "official", "rank1"] == 69.34
+    assert set(pd.read_csv(done / "results/rivals/metrics.csv").variant) == {"ddag"}
+    commit(done, "rivals")
+    assert not [p for p in git(done, "ls-files", "results/rivals").stdout.split() if p.endswith((".npz", ".safetensors"))]
+    change_parameters(done, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
+    assert repro(done) == [] and len(repro(done, "rivals/dvc.yaml")) == 3
 
 
 def test_datasets_are_versioned(done):
