@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas as pd
 
 from .config import Compute, Model, Train, Variant, load_params, validated
-from .core import InputError, atomic_path, content_hash
+from .core import InputError, content_hash
 from .data.packed import Packed
+from .evaluation import write_table
 from .training import Training
 
 # %% ../nbs/62_trials.ipynb #bc5fade5
@@ -56,7 +57,7 @@ def run_trials(packed, params, path, seed=1, log=print):
             row = trial(packed, groups, chosen.compute, seed, variant, changes)
             log("{variant}: {changes}: Rank-1 {rank1:.1f}, mAP {mAP:.1f}".format(**row))
             table = pd.concat([table, pd.DataFrame([row])], ignore_index=True) if len(table) else pd.DataFrame([row])
-            with atomic_path(path) as temporary: table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
+            write_table(path, table)
     return table
 
 # %% ../nbs/62_trials.ipynb #33549a65
