@@ -10,7 +10,7 @@ __all__ = ['Count', 'Share', 'Positive', 'NotNegative', 'Rival', 'LOSS_OF', 'Los
 
 # %% ../nbs/01_config.ipynb #6cefe913
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -191,6 +191,7 @@ class Train(Strict):
     weight_decay: NotNegative
     warmup_steps: Annotated[int, Field(ge=0)]
     margin: NotNegative
+    scale: Annotated[float, Field(gt=1, lt=64)]      # at first, of the cosine cross-entropy; learnable
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     modality_dropout: Annotated[float, Field(ge=0, lt=1)]
     augmentation: Augmentation
@@ -237,10 +238,11 @@ class Params(Strict):
     seeds: Annotated[list[int], Field(min_length=1)]
     profiles: dict[str, Profile]
     variants: dict[str, Variant]
+    trials: dict[str, list[dict[str, Any]]]    # variant -> changes to try on validation identities (`mmreid.trials`)
 
     @model_validator(mode="after")
     def _names_exist(self):
-        for key, names, known in (("profile", [self.profile], self.profiles), ("run", self.run, self.variants), ("rivals", self.rivals, self.variants)):
+        for key, names, known in (("profile", [self.profile], self.profiles), ("run", self.run, self.variants), ("rivals", self.rivals, self.variants), ("trials", self.trials, self.variants)):
             for name in names:
                 if name not in known: raise ValueError(f"{key}: {name!r} is none of {', '.join(known)}")
         for key in ("datasets", "run", "rivals", "seeds"):
@@ -249,6 +251,7 @@ class Params(Strict):
         for key in ("run", "rivals"):
             for name in getattr(self, key):
                 if (self.variants[name].rival is None) != (key == "run"): raise ValueError(f"{key}: {name!r} is {'a' if key == 'run' else 'no'} rival")
+        if len({len(tried) for tried in self.trials.values()}) > 1: raise ValueError("trials: all variants must have the same number")
         return self
 
     @property

@@ -23,16 +23,17 @@ def subset_passes(present, masks):
 def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding", part="e"):
     """Embeddings of the tuples `index` (N, M) for each subset of modalities: {subset: (N, D) float32}.
 
-    `part`: which part of an `Embedding`, e or another one such as A. `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
+    `part`: which part of an `Embedding`, e or another one such as A, or several of them side by side. `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
     The network is put into evaluation mode and back."""
-    training = network.training
+    training, parts = network.training, [part] if isinstance(part, str) else part
     network.eval()
     masks = torch.tensor([[m in s for m in store.modalities] for s in subsets], device=store.device)
     found = {s: None for s in subsets}
     for start in progress(range(0, len(index), batch_size), desc=desc):
         images, present = store.gather(index[start:start + batch_size])
         passes = subset_passes(present, masks)
-        with accelerator.autocast(): e = getattr(network(transform(images), present, joined(*passes)), part).float().cpu().numpy()
+        with accelerator.autocast(): embedding = network(transform(images), present, joined(*passes))
+        e = torch.cat([getattr(embedding, name).float() for name in parts], 1).cpu().numpy()
         for s, p, rows in zip(subsets, passes, np.split(e, np.cumsum([len(p.owner) for p in passes])[:-1])):
             if found[s] is None: found[s] = np.full((len(index), e.shape[1]), np.nan, np.float32)
             found[s][start + p.owner.cpu().numpy()] = rows

@@ -9,7 +9,7 @@ __all__ = ['Objective']
 import torch
 from torch import nn
 
-from .losses.joint import CenterAlignment, CosineClassification, CrossModalTriplet
+from .losses.joint import CenterAlignment, CosineClassification, CrossModalTriplet, cosine
 from .losses.simple import Classification, Triplet
 from .models.suppression import recovery_loss
 from .rivals.methods import rival_losses
@@ -18,11 +18,11 @@ from .rivals.methods import rival_losses
 class Objective(nn.Module):
     """The weighted sum of a variant's losses on embeddings.
 
-    `train`: margin and label smoothing; `width`: of z; `embedding_width`: of e; `identities`: their number in training."""
-    def __init__(self, variant, train, width, embedding_width, identities):
+    `train`: margin, label smoothing and scale; `width`: of z; `embedding_width`: of e; `identities`: their number in training; `similarity`: the network's own."""
+    def __init__(self, variant, train, width, embedding_width, identities, similarity=cosine):
         super().__init__()
         make = {"classification": lambda: Classification(width, identities, train.label_smoothing), "triplet": lambda: Triplet(train.margin),
-                "cosine": lambda: CosineClassification(embedding_width, identities, train.label_smoothing),
+                "cosine": lambda: CosineClassification(embedding_width, identities, train.label_smoothing, train.scale, similarity),
                 "cross_modal_triplet": lambda: CrossModalTriplet(train.margin), "center_alignment": lambda: CenterAlignment(variant.alignment)}
         if variant.rival: make |= rival_losses(variant, train, width, identities)
         self.weights = {name: weight for name, weight in variant.losses.items() if name in make}

@@ -14,7 +14,7 @@ from mmreid.notebooks import STAGES
 
 PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "embreex",
                  "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
-PLOTTING = ["mmreid.figures"]      # the only modules that belong to an extra as a whole
+PLOTTING = ["mmreid.figures", "mmreid.figures_method"]      # the only modules that belong to an extra as a whole
 
 
 def test_library_is_what_the_notebooks_export(tree):
