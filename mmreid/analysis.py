@@ -7,6 +7,8 @@ __all__ = ['COLUMNS', 'facts', 'modal_weights', 'noisy', 'shrunk', 'Examined', '
            'has_weights', 'probe', 'singles_of', 'attention_maps', 'facts_over_seeds']
 
 # %% ../nbs/71_analysis.ipynb #a9051c7b
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 import torch
@@ -61,14 +63,18 @@ def shrunk(images, height):
 
 # %% ../nbs/71_analysis.ipynb #62d53f31
 class Examined:
-    "A trained `network` with the `statistics` of its input, on a split of a `packed` dataset; keeps nothing but what was asked once for the gallery."
+    "A trained `network` with the `statistics` of its input, on a split of a `packed` dataset; keeps nothing but the embeddings of the gallery, once they were needed."
     def __init__(self, network, statistics, packed, evaluate, accelerator):
         self.network, self.packed, self.evaluate, self.accelerator = network.to(accelerator.device), packed, evaluate, accelerator
         self.modalities = tuple(packed.modalities)
         self.transform = ImageTransform(packed.modalities, statistics, network.model.normalisation).to(accelerator.device)
         self.store = ImageStore(packed, accelerator.device)
-        self.retrieval = ordinary(packed.table, self.modalities)
-        self.gallery = self.embedded(self.retrieval.gallery)
+
+    @cached_property
+    def retrieval(self): return ordinary(self.packed.table, self.modalities)
+
+    @cached_property
+    def gallery(self): return self.embedded(self.retrieval.gallery)
 
     def embedded(self, rows, subset=None, change=lambda images: images, part="e"):
         "(N, D) for all N rows of the table, NaN but for `rows`: what `part` of the embedding from `subset` of changed images is."
