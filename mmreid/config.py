@@ -141,10 +141,12 @@ class Train(Strict):
     validate_every: Count
     checkpoint_every: Count
     select: Literal["last", "best"]    # of the validation identities; test identities never choose
+    validation: Literal["held out", "trained on"]    # what becomes of the validation identities; the field trains on those of SYSU-MM01
 
     @model_validator(mode="after")
     def _warmup_ends(self):
         if self.warmup_steps >= self.steps: raise ValueError("warmup_steps must be smaller than steps")
+        if self.select == "best" and self.validation == "trained on": raise ValueError("select: best needs validation identities that are held out")
         return self
 
 # %% ../nbs/01_config.ipynb #de75dd5e
@@ -154,6 +156,8 @@ class Evaluate(Strict):
     batch_size: Count
     resamples: Annotated[int, Field(ge=100)]
     seed: int
+    flip: bool       # average each embedding with that of the mirrored image; named beside every figure
+    rerank: bool     # official protocols also after k-reciprocal re-ranking, in metrics of their own
 
 class Compute(Strict):
     "What changes the last bits of a result; the device is not chosen but found, and written down."
@@ -170,7 +174,7 @@ class Profile(Strict):
     evaluate: Evaluate
     compute: Compute
 
-Dataset = Literal["rendered"]
+Dataset = Literal["rendered", "regdb", "sysu"]
 
 class Params(Strict):
     "`params.yaml`."
@@ -189,6 +193,8 @@ class Params(Strict):
         for key in ("datasets", "run", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values): raise ValueError(f"{key}: an entry stands twice")
+        beyond = [s for s in self.seeds if "regdb" in self.datasets and not 1 <= s <= 10]
+        if beyond: raise ValueError(f"seeds: regdb has ten official splits, and run k uses split k; {beyond[0]} is none of 1 to 10")
         return self
 
     @property
