@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CELL', 'COLUMNS', 'figures', 'labelled', 'Measured', 'protocols', 'measure', 'embed_packed', 'headline',
-           'write_results', 'write_table', 'read_results', 'overview', 'over_seeds', 'differences']
+           'write_results', 'write_table', 'read_results', 'overview', 'deviations', 'over_seeds', 'compared',
+           'differences']
 
 # %% ../nbs/70_evaluation.ipynb #29a1b291
 import zipfile
@@ -69,12 +70,12 @@ def measure(table, modalities, similarity, evaluate, across=True, **labels):
     return Measured(pd.concat(rows, ignore_index=True), pd.concat(queries, ignore_index=True))
 
 # %% ../nbs/70_evaluation.ipynb #993e15ec
-def embed_packed(network, statistics, packed, batch_size, accelerator):
-    "Embeddings of all samples for every subset of modalities, {subset: (N, D)}; `statistics` are those of the network's training data."
+def embed_packed(network, statistics, packed, batch_size, accelerator, flip=False):
+    "Embeddings of all samples for every subset of modalities, {subset: (N, D)}; `statistics` are those of the network's training data; `flip`: with mirrored images."
     network = network.to(accelerator.device)
     transform = ImageTransform(packed.modalities, statistics, network.model.normalisation).to(accelerator.device)
     store = ImageStore(packed, accelerator.device)
-    return embed(network, transform, store, packed.rows, subsets(packed.modalities), batch_size, accelerator)
+    return embed(network, transform, store, packed.rows, subsets(packed.modalities), batch_size, accelerator, flip=flip)
 
 # %% ../nbs/70_evaluation.ipynb #48c12f01
 def headline(metrics):
@@ -82,7 +83,7 @@ def headline(metrics):
     tree = {}
     for r in metrics[metrics.protocol != "any"].itertuples():
         cell = r.query if r.query == r.gallery else f"{r.query}->{r.gallery}"
-        if r.protocol == "scenario": cell = f"{cell}, {r.scenario}"
+        if r.protocol in ("scenario", "official"): cell = f"{cell}, {r.scenario}"
         tree.setdefault(r.protocol, {}).setdefault(cell, {})[r.metric] = round(r.value, 4)
     return tree
 
@@ -115,25 +116,40 @@ def overview(metrics, metric="rank1"):
     return rows.assign(text=text).pivot(index=["protocol", "query", "gallery", "scenario"], columns=["variant", "seed"], values="text").fillna("")
 
 # %% ../nbs/70_evaluation.ipynb #b10ca357
+def deviations(means):
+    "Rows `rank1 deviation` … for several runs or trials, each given by its means as fractions (a series): the standard deviation between them, in percent points."
+    found = 100 * pd.DataFrame(means).drop(columns="chance").std(ddof=1)
+    return pd.DataFrame({"value": found, "low": np.nan, "high": np.nan}).rename(index="{} deviation".format)
+
 def over_seeds(runs, evaluate):
     "The tidy rows of several `Measured` of one variant, averaged over runs, with nested intervals; seed is `all`."
-    rows, metrics = [], list(dict.fromkeys(runs[0].metrics.metric))
+    rows, metrics = [], [m for m in dict.fromkeys(runs[0].metrics.metric) if m in runs[0].queries]
     for cell, first in runs[0].queries.groupby(CELL, sort=False):
         own = [first] + [r.queries[(r.queries[CELL] == list(cell)).all(axis=1)] for r in runs[1:]]
-        found = identity_bootstrap([100 * q[metrics] for q in own], [q.identity.to_numpy() for q in own], resamples=evaluate.resamples, seed=evaluate.seed)
+        asked = [m for m in metrics if first[m].notna().any()]
+        found = identity_bootstrap([100 * q[asked] for q in own], [q.identity.to_numpy() for q in own], resamples=evaluate.resamples, seed=evaluate.seed)
+        if cell[0] == "official": found = pd.concat([found, deviations([q[asked].mean() for q in own])])
         rows.append(found.rename_axis("metric").reset_index().assign(**dict(zip(CELL, cell))))
     labels = runs[0].metrics.iloc[0]
     return pd.concat(rows).assign(seed="all", **{c: labels[c] for c in ("dataset", "profile", "variant", "device")})[COLUMNS]
 
 # %% ../nbs/70_evaluation.ipynb #e3b68cf7
-def differences(rows, pairs, evaluate, metrics=("rank1", "mAP"), protocol="fused"):
-    "`(b, a)` for each pair of names in `rows` (name -> list of `Measured`): how much b has more than a, in percent points; p-values are Holm-corrected over the table."
-    def values(name): return [r.queries[r.queries.protocol == protocol] for r in rows[name]]
-    found = []
+def compared(queries):
+    "The queries of the cell that a table of differences is about: fused retrieval, or, where there is none, the first official question."
+    for protocol in ("fused", "official"):
+        own = queries[queries.protocol == protocol]
+        if len(own): return own[(own[CELL] == own[CELL].iloc[0].tolist()).all(axis=1)]
+    return queries[:0]
+
+def differences(rows, pairs, evaluate, metrics=("rank1", "mAP")):
+    "`(b, a)` for each pair of names in `rows` (name -> list of `Measured`) that were measured: how much b has more than a, in percent points; p-values are Holm-corrected over the table."
+    def values(name): return [compared(r.queries) for r in rows[name]]
+    found = [pd.DataFrame(columns=["metric", "difference", "low", "high", "p", "row", "against", "runs"])]
     for b, a in pairs:
+        if not all(len(q) for name in (b, a) for q in values(name)): continue
         identities = [q.identity.to_numpy() for q in values(b)]
         if len(rows[a]) != len(rows[b]): identities = identities[0]
         table = paired_bootstrap(*[[100 * q[list(metrics)] for q in values(n)] for n in (b, a)], identities, resamples=evaluate.resamples, seed=evaluate.seed)
         found.append(table.rename_axis("metric").reset_index().assign(row=b, against=a, runs=len(rows[b])))
-    table = pd.concat(found, ignore_index=True)
+    table = pd.concat(found[1:] or found, ignore_index=True)
     return table.assign(p_holm=holm(table.p))[["row", "against", "runs", "metric", "difference", "low", "high", "p", "p_holm"]]
