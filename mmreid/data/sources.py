@@ -21,6 +21,5 @@ def open_source(name, root="."):
 
 def require_sources(names, root="."):
     "`InputError` if one of the datasets `names` must be put in place by hand and is not there."
-    from mmreid.data import regdb, sysu
-    for name in names:
-        if name in PLACES and not Path(root, PLACES[name]).is_dir(): raise InputError(f"{PLACES[name]}: no such folder; {regdb.PLACE if name == 'regdb' else sysu.PLACE}")
+    missing = [name for name in names if name in PLACES and not Path(root, PLACES[name]).is_dir()]
+    if missing: open_source(missing[0], root)
