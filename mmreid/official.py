@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .core import InputError, subsets
-from .metrics import check_distances, identity_codes, rank_ordered, stable_order, summarise
+from .metrics import check_distances, identity_codes, rank_ordered, rank_rows, stable_order, summarise
 from .protocols import Retrieval, cell
 
 # %% ../nbs/54_official.ipynb #a56af5dc
@@ -135,13 +135,14 @@ def rank_trials(trials, similarity, max_rank=20, chunk=64):
             check_distances(distance)
             order = stable_order(distance)
             at.append(own)
-            for t, inside, found in zip(trials, member, parts): found.append(rank_left(order, inside if place is None else inside & (place != where), query[own], gallery, t.cmc))
+            for t, inside, found in zip(trials, member, parts): found.append(rank_left(distance, order, inside if place is None else inside & (place != where), query[own], gallery, t.cmc))
     back = np.argsort(np.concatenate(at))
     return [summarise(*(np.concatenate(column)[back] for column in zip(*found)), max_rank) for found in parts]
 
-def rank_left(order, inside, query, gallery, cmc):
-    "What `rank_rows` returns, from the order (Q, P) of a pool of which only the images `inside` (P,) are left."
+def rank_left(distance, order, inside, query, gallery, cmc):
+    "What `rank_rows` returns, from the distances to a pool and its `order`, both (Q, P), of which only the images `inside` (P,) are left."
     if not inside.any(): return np.zeros(len(query), int), *(np.full(len(query), np.nan) for _ in range(3))
+    if inside.sum() * 10 < len(inside): return rank_rows(distance[:, inside], query, gallery[inside], cmc=cmc)     # so few are sorted sooner
     return rank_ordered(order[inside[order]].reshape(len(query), -1), query, gallery, cmc=cmc)
 
 # %% ../nbs/54_official.ipynb #88f4e870
