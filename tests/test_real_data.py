@@ -202,10 +202,10 @@ def test_the_check_names_every_fault(tmp_path, name, folder, list_, change):
     assert one(f"{cut}: image cannot be read") and one(f"{closed}: image cannot be read", "Permission denied")
     assert one(f"{shut}: cannot be read (Permission denied)") and one(f"{folder}: no such folder") and one("lost.jpg: unexpected file") and one(f"{moved}")
     assert one(list_) and any(one(what) for what in ("identity 0077 has no image", "in an earlier line"))
-    short = run_bound([*CHECK, name, root])
+    short, count = run_bound([*CHECK, name, root]), json.loads(done.stdout)["problems"]
     (root / shut).chmod(0o755)
-    assert len([line for line in short.stderr.replace("\r", "\n").split("\n") if line.strip() and "checking images" not in line]) == 21
-    assert f"and {json.loads(short.stdout)['problems'] - 20:,} more" in short.stderr
+    assert len([line for line in short.stderr.replace("\r", "\n").split("\n") if line.strip() and "checking images" not in line]) == min(count, 20) + (count > 20)
+    assert count <= 20 or f"and {count - 20:,} more" in short.stderr
 
 
 def test_a_check_of_nothing_says_what_to_put_where(tmp_path):
