@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lab readme notebooks export lock lock-check clean
+.PHONY: help setup repro rivals test lab trials bench readme notebooks export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,11 +29,20 @@ setup:  ## make .venv from requirements.lock, unless it is there and the lock is
 repro: setup  ## run the pipeline: render, pack, train, evaluate, report (what is up to date is not run again)
 	dvc repro
 
+rivals: setup  ## run the rivals of Table 2 as well (results/rivals)
+	dvc repro rivals/dvc.yaml
+
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 	pytest -n 2 --flags "$(FLAGS)"
 
 lab: setup  ## open JupyterLab on the notebooks
 	jupyter lab nbs
+
+trials: setup  ## try settings on validation identities, as params.yaml lists them (half an hour; goes on where it was)
+	python -m mmreid.trials
+
+bench: setup  ## measure what things cost, on a machine that does nothing else
+	python -m mmreid.benchmarks
 
 readme: setup  ## make README.md from nbs/index.ipynb and results/
 	python -m mmreid.notebooks readme

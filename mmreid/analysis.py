@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'facts', 'modal_weights', 'noisy', 'shrunk', 'Examined', 'ordinary', 'lost', 'noise', 'heights',
-           'has_weights', 'probe', 'singles_of', 'attention_maps']
+           'has_weights', 'probe', 'singles_of', 'attention_maps', 'facts_over_seeds']
 
 # %% ../nbs/71_analysis.ipynb #a9051c7b
+from functools import cached_property
+
 import numpy as np
 import pandas as pd
 import torch
@@ -61,14 +63,18 @@ def shrunk(images, height):
 
 # %% ../nbs/71_analysis.ipynb #62d53f31
 class Examined:
-    "A trained `network` with the `statistics` of its input, on a split of a `packed` dataset; keeps nothing but what was asked once for the gallery."
+    "A trained `network` with the `statistics` of its input, on a split of a `packed` dataset; keeps nothing but the embeddings of the gallery, once they were needed."
     def __init__(self, network, statistics, packed, evaluate, accelerator):
         self.network, self.packed, self.evaluate, self.accelerator = network.to(accelerator.device), packed, evaluate, accelerator
         self.modalities = tuple(packed.modalities)
         self.transform = ImageTransform(packed.modalities, statistics, network.model.normalisation).to(accelerator.device)
         self.store = ImageStore(packed, accelerator.device)
-        self.retrieval = ordinary(packed.table, self.modalities)
-        self.gallery = self.embedded(self.retrieval.gallery)
+
+    @cached_property
+    def retrieval(self): return ordinary(self.packed.table, self.modalities)
+
+    @cached_property
+    def gallery(self): return self.embedded(self.retrieval.gallery)
 
     def embedded(self, rows, subset=None, change=lambda images: images, part="e"):
         "(N, D) for all N rows of the table, NaN but for `rows`: what `part` of the embedding from `subset` of changed images is."
@@ -81,7 +87,11 @@ class Examined:
 
     def ranked(self, **asked):
         "Facts without a name: Rank-1 and mAP of the ordinary queries, embedded as `asked`, in the whole gallery."
-        r, e = self.retrieval, self.embedded(self.retrieval.query, **asked)
+        return self.ranking(self.embedded(self.retrieval.query, **asked))
+
+    def ranking(self, e):
+        "The same for queries that are embedded already, `e` (N, D)."
+        r = self.retrieval
         between = lambda q, _, g, __: self.network.similarity(torch.from_numpy(e[q]), torch.from_numpy(self.gallery[g])).numpy()
         metrics = evaluate_retrieval(r, between)
         values = 100 * metrics.per_query()[metrics.is_valid][["rank1", "mAP"]]
@@ -107,10 +117,12 @@ def noise(examined, sigmas=(0.1, 0.2, 0.4)):
             def change(images): return noisy(images, m, sigma, random)
             label = dict(condition=str(sigma), modality=modality)
             random = torch.Generator().manual_seed(examined.evaluate.seed)
-            rows += [{**label, **row} for row in examined.ranked(change=change)]
-            if has_weights(examined.network):
-                random = torch.Generator().manual_seed(examined.evaluate.seed)
-                A = examined.embedded(examined.retrieval.query, change=change, part="A")[examined.retrieval.query, m]
+            weighed = has_weights(examined.network)
+            found = examined.embedded(examined.retrieval.query, change=change, part=["e", "A"] if weighed else "e")
+            e, A = np.split(found, [examined.gallery.shape[1]], axis=1)
+            rows += [{**label, **row} for row in examined.ranking(e)]
+            if weighed:
+                A = A[examined.retrieval.query, m]
                 found = identity_bootstrap(A, examined.retrieval.query_ids, resamples=examined.evaluate.resamples, seed=examined.evaluate.seed)
                 rows.append({**label, "metric": "A", **found.iloc[0]})
     return facts("noise", rows)
@@ -157,3 +169,14 @@ def attention_maps(examined, rows):
     maps, A = network.attention(network.backbone(examined.transform(images), present).float(), present)
     length = maps.norm(dim=2)
     return (length / length.amax((-2, -1), keepdim=True).clamp(min=1e-12)).cpu().numpy(), A.cpu().numpy()
+
+# %% ../nbs/71_analysis.ipynb #3f8d61d5
+def facts_over_seeds(table):
+    "Rows of several runs (column `seed`) as one row each, seed `all`; a table of one run is returned as it is."
+    if table.seed.nunique() < 2: return table
+    keys = [c for c in table.columns if c not in ("seed", "value", "low", "high")]
+    def merged(rows):
+        half = ((((rows.high - rows.low) / 2) ** 2).mean() + 1.96 ** 2 * rows.value.var() / len(rows)) ** 0.5
+        return pd.Series({"value": rows.value.mean(), "low": rows.value.mean() - half, "high": rows.value.mean() + half})
+    found = table.groupby(keys, sort=False, dropna=False)[["value", "low", "high"]].apply(merged).reset_index().assign(seed="all")
+    return found[list(table.columns)]

@@ -24,10 +24,10 @@ def subset_passes(present, masks):
 def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding", part="e", flip=False):
     """Embeddings of the tuples `index` (N, M) for each subset of modalities: {subset: (N, D) float32}.
 
-    `part`: which part of an `Embedding`, e or another one such as A. `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
+    `part`: which part of an `Embedding`, e or another one such as A, or several of them side by side. `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
     `flip`: the sum with the embeddings of the mirrored images, of length 1 again.
     The network is put into evaluation mode and back."""
-    training = network.training
+    training, parts = network.training, [part] if isinstance(part, str) else part
     network.eval()
     masks = torch.tensor([[m in s for m in store.modalities] for s in subsets], device=store.device)
     found = {s: None for s in subsets}
@@ -35,7 +35,8 @@ def embed(network, transform, store, index, subsets, batch_size, accelerator, de
         images, present = store.gather(index[start:start + batch_size])
         passes = subset_passes(present, masks)
         def seen(images):
-            with accelerator.autocast(): return getattr(network(transform(images), present, joined(*passes)), part).float()
+            with accelerator.autocast(): embedding = network(transform(images), present, joined(*passes))
+            return torch.cat([getattr(embedding, name).float() for name in parts], 1)
         e = (F.normalize(seen(images) + seen(images.flip(-1))) if flip else seen(images)).cpu().numpy()
         for s, p, rows in zip(subsets, passes, np.split(e, np.cumsum([len(p.owner) for p in passes])[:-1])):
             if found[s] is None: found[s] = np.full((len(index), e.shape[1]), np.nan, np.float32)

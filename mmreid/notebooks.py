@@ -129,6 +129,7 @@ STAGES = {
     "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
     "analyse": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
     "report": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "seeds": "seeds"}),
+    "rivals": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "rivals": "rivals", "seeds": "seeds", "variants": "variants"}),
 }
 
 # %% ../nbs/80_notebooks.ipynb #0435f995

@@ -9,20 +9,22 @@ __all__ = ['Objective']
 import torch
 from torch import nn
 
-from .losses.joint import CenterAlignment, CosineClassification, CrossModalTriplet
+from .losses.joint import CenterAlignment, CosineClassification, CrossModalTriplet, cosine
 from .losses.simple import Classification, Triplet
 from .models.suppression import recovery_loss
+from .rivals.methods import rival_losses
 
 # %% ../nbs/43_objective.ipynb #63956624
 class Objective(nn.Module):
     """The weighted sum of a variant's losses on embeddings.
 
-    `train`: margin and label smoothing; `width`: of z; `embedding_width`: of e; `identities`: their number in training."""
-    def __init__(self, variant, train, width, embedding_width, identities):
+    `train`: margin, label smoothing and scale; `width`: of z; `embedding_width`: of e; `identities`: their number in training; `similarity`: the network's own."""
+    def __init__(self, variant, train, width, embedding_width, identities, similarity=cosine):
         super().__init__()
         make = {"classification": lambda: Classification(width, identities, train.label_smoothing), "triplet": lambda: Triplet(train.margin),
-                "cosine": lambda: CosineClassification(embedding_width, identities, train.label_smoothing),
+                "cosine": lambda: CosineClassification(embedding_width, identities, train.label_smoothing, train.scale, similarity),
                 "cross_modal_triplet": lambda: CrossModalTriplet(train.margin), "center_alignment": lambda: CenterAlignment(variant.alignment)}
+        if variant.rival: make |= rival_losses(variant, train, width, identities)
         self.weights = {name: weight for name, weight in variant.losses.items() if name in make}
         self.losses = nn.ModuleDict({name: make[name]() for name in self.weights})
         if variant.fusion and variant.fusion.suppression: self.weights["recovery"] = variant.fusion.suppression.recovery
@@ -31,12 +33,15 @@ class Objective(nn.Module):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> (the sum to minimise, name -> value of each loss without its weight)."
         values = {name: loss(embedding, identity, mask) for name, loss in self.losses.items()}
         if embedding.recovery: values["recovery"] = recovery_loss(embedding.recovery)
-        total = sum((self.weights[name] * value for name, value in values.items()), embedding.z.new_zeros(()))
+        paid = {name: self.weights[name] * value for name, value in values.items()}
+        if "graph" in paid: paid["graph"] = paid["graph"] * self.losses["graph"].share(sum(value for name, value in paid.items() if name != "graph"))
+        total = sum(paid.values(), embedding.z.new_zeros(()))
         with torch.no_grad(): return total, values | self.figures(embedding, identity, mask)
 
     def figures(self, embedding, identity, mask):
-        "What is logged and not minimised: the learnable scale, alignment relative to the centers, and the spread of embeddings, 0 when all have collapsed into one."
+        "What is logged and not minimised: the learnable scale, the share of the graph, alignment relative to the centers, and the spread of embeddings, 0 when all have collapsed into one."
         found = {"spread": embedding.e.var(0, correction=0).sum()}
+        if "graph" in self.losses: found["graph_share"] = self.losses["graph"].last
         if "cosine" in self.losses: found["scale"] = self.losses["cosine"].scale
         if "center_alignment" in self.losses: found["center_relative"] = self.losses["center_alignment"].relative(embedding, identity, mask)
         return found

@@ -60,7 +60,7 @@ class TrainingModule(nn.Module):
 def players(modalities, model, variant, train, identities):
     "`TrainingModule` and its `Adversaries`, with fresh weights from PyTorch's random numbers."
     network = build_network(modalities, model, variant).to(memory_format=torch.channels_last)
-    objective = Objective(variant, train, 3 * model.width, network.embedding_width, identities)
+    objective = Objective(variant, train, 3 * model.width, network.embedding_width, identities, network.similarity)
     return TrainingModule(network, objective), Adversaries(network, variant)
 
 # %% ../nbs/60_training.ipynb #ae8b4caa

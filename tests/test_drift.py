@@ -14,7 +14,7 @@ from mmreid.notebooks import STAGES
 
 PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "embreex",
                  "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
-PLOTTING = ["mmreid.figures"]      # the only modules that belong to an extra as a whole
+PLOTTING = ["mmreid.figures", "mmreid.figures_method"]      # the only modules that belong to an extra as a whole
 
 
 def test_library_is_what_the_notebooks_export(tree):
@@ -27,10 +27,15 @@ def test_library_is_what_the_notebooks_export(tree):
     assert sorted(p for p in before | after if before.get(p) != after.get(p)) == []
 
 
-def pipeline():
-    "The stages of dvc.yaml: name -> (the stage's own keys, how it names its items)."
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+def stages_of(path):
+    "The stages of a pipeline file: name -> the stage's own keys."
+    stages = yaml.safe_load((ROOT / path).read_text())["stages"]
     return {name: stage.get("do", stage) for name, stage in stages.items()}
+
+
+def pipeline():
+    "The stages of dvc.yaml, and those that only the rivals' pipeline has."
+    return stages_of("rivals/dvc.yaml") | stages_of("dvc.yaml")
 
 
 def tracked_parameters(stage):
@@ -51,6 +56,14 @@ def test_pipeline_runs_a_stage_with_its_arguments(stage):
     words = " ".join([f"exec python -m mmreid.notebooks run {stage}", *(f"{a}={value}" for a, value in item.items())])
     assert pipeline()[stage]["cmd"] == words
     assert f"results/code/{stage}.py" in pipeline()[stage]["deps"]
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_rivals_run_the_stages_of_the_pipeline(stage):
+    "But for their list of variants and their folder of results."
+    text = yaml.safe_dump(stages_of("dvc.yaml")[stage]).replace("${run}", "${rivals}").replace("one variant with", "one rival with")
+    expected = yaml.safe_load(re.sub("results/(models|curves|evaluations)", r"results/rivals/\1", text))
+    assert stages_of("rivals/dvc.yaml")[stage] == expected | {"wdir": ".."}
 
 
 def test_library_needs_no_tool_of_the_pipeline():

@@ -16,9 +16,10 @@ from ..core import InputError, atomic_path
 from .backbone import read_tensors
 from .network import Joint
 from .strategies import Early, Late
+from ..rivals.methods import rival_network
 
 # %% ../../nbs/38_models_checkpoints.ipynb #2a090f39
-NETWORKS = {"joint": Joint, "early": Early, "late": Late}
+NETWORKS = {"joint": Joint, "early": Early, "late": Late, "rival": rival_network}
 
 def build_network(modalities, model, variant):
     "The network that `variant.network` names, with fresh weights (or those of `model.weights`)."

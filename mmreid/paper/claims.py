@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Metric', 'AnyClaim', 'CLAIMS', 'JUDGES', 'COLUMNS', 'Claim', 'Published', 'Figure', 'Margin', 'Statistic', 'Ordering',
            'Weight', 'Fact', 'Comparison', 'load_claims', 'Measured', 'command', 'judge_figure', 'judge_margin',
-           'judge_statistic', 'trend', 'judge_ordering', 'judge_weight', 'judge_comparison', 'ledger', 'verdicts',
-           'table_beside']
+           'judge_statistic', 'trend', 'judge_ordering', 'judge_weight', 'judge_comparison', 'orderings', 'ledger',
+           'verdicts', 'table_beside']
 
 # %% ../../nbs/72_paper_claims.ipynb #6cefe913
 from pathlib import Path
@@ -196,6 +196,13 @@ def judge_comparison(claim, measured, claims):
     return found
 
 # %% ../../nbs/72_paper_claims.ipynb #24495d70
+def orderings(claims, run):
+    "{table of the paper: [(better, worse)]}: the comparisons that the paper draws between rows of `run`."
+    found = {}
+    for claim in claims.values():
+        if claim.kind == "ordering" and {claim.better, claim.worse} <= set(run): found.setdefault(claim.where[:2], []).append((claim.better, claim.worse))
+    return found
+
 JUDGES = {"figure": judge_figure, "margin": judge_margin, "statistic": judge_statistic, "ordering": judge_ordering, "weight": judge_weight, "comparison": judge_comparison}
 COLUMNS = ["claim", "kind", "where", "says", "dataset", "variant", "metric", "stated", "measured", "low", "high", "verdict", "note", "command"]
 
