@@ -148,7 +148,7 @@ def compared(queries):
 def differences(rows, pairs, evaluate, metrics=("rank1", "mAP")):
     "`(b, a)` for each pair of names in `rows` (name -> list of `Measured`) that were measured: how much b has more than a, in percent points; p-values are Holm-corrected over the table."
     def values(name): return [compared(r.queries) for r in rows[name]]
-    found = [pd.DataFrame(columns=["metric", "difference", "low", "high", "p", "row", "against", "runs"])]
+    found = [pd.DataFrame({c: pd.Series(dtype=float if c in ("difference", "low", "high", "p") else str) for c in ("metric", "difference", "low", "high", "p", "row", "against", "runs")})]
     for b, a in pairs:
         if not all(len(q) for name in (b, a) for q in values(name)): continue
         identities = [q.identity.to_numpy() for q in values(b)]
