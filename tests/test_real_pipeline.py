@@ -128,3 +128,11 @@ def test_nothing_runs_twice(done): assert repro(done, "evaluate") == []
 
 def test_tuples_are_analysed(done):
     assert set(pd.read_csv(done / "results/analyses/regdb-full-2/facts.csv").kind) >= {"lost", "noise", "probe", "weight"}
+
+
+def test_the_walk_through_shows_what_is_there(done):
+    "With both datasets in place; without any it runs among the other notebooks."
+    path = done / "nbs/extras/real_datasets.ipynb"
+    made = run("python", "-m", "mmreid.notebooks", "refresh", str(path), root=done)
+    assert made.returncode == 0, made.stderr
+    assert "no such folder" not in path.read_text() and path.read_text().count("image/png") == 2
