@@ -48,6 +48,7 @@ class Pack(Strict):
     "The size at which images are decoded, once, into packed arrays."
     height: Annotated[int, Field(ge=96, multiple_of=96)]
     width: Annotated[int, Field(ge=16)]
+    pseudo_depth: str | None     # a monocular depth estimator, as a folder or hub name for transformers, for datasets without depth; null: no such modality
 
 # %% ../nbs/01_config.ipynb #c9ca5fb3
 class Model(Strict):

@@ -12,12 +12,14 @@ import pytest
 from conftest import ROOT, environment
 from real_trees import ABSENT, OFFICIAL, look_alikes, regdb_tree, sysu_tree
 
-from mmreid.core import InputError
+from mmreid.config import load_params
+from mmreid.core import InputError, subsets
 from mmreid.data.packed import Packed, pack_dataset
 from mmreid.data.regdb import read_regdb
 from mmreid.data.sysu import CAMERAS, read_ids, read_permutations, read_sysu
+from mmreid.evaluation_official import measure_official
 from mmreid.metrics import rank_metrics_by_definition
-from mmreid.official import QUESTIONS, joined_by_identity, rank_questions
+from mmreid.official import QUESTIONS, headlines, joined_by_identity, rank_questions
 from mmreid.protocols import cosine_similarity
 
 official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=ABSENT)
@@ -230,6 +232,22 @@ def test_sysu_trains_on_validation_identities_or_holds_them_out(small, tmp_path)
     count = lambda packed: packed.table.groupby("split").identity.nunique().to_dict()
     assert count(packed.for_run(1)) == {"train": 6, "val": 4, "test": 6} and count(packed.for_run(1, "trained on")) == {"train": 10, "test": 6}
     assert packed.for_run(1).statistics != packed.for_run(1, "trained on").statistics
+
+
+def test_estimated_depth_is_called_pseudo_everywhere(small, tmp_path):
+    "With a tiny estimator of random weights: a third modality, in the rows of its RGB images, and a note beside every figure."
+    pytest.importorskip("transformers", reason="transformers, with which depth is estimated, is not installed")
+    from mmreid.data.pseudo_depth import tiny_estimator, with_pseudo_depth
+    packed = with_pseudo_depth(pack_dataset(read_regdb(small["regdb"]), tmp_path / "packed", 96, 32), str(tiny_estimator(tmp_path / "model")))
+    assert packed.modalities == ("rgb", "ir", "pseudo-depth") and (packed.rows[:, 2] == packed.rows[:, 0]).all() and packed.for_run(2).statistics.keys() == {*packed.modalities}
+    test = joined_by_identity(packed.for_run(2).only("test"))
+    full = (test.rows >= 0).all(1)
+    assert full.all() and (test.rows[:, 2] == test.rows[:, 0]).all()
+    random = np.random.default_rng(0)
+    see = cosine_similarity({s: random.normal(size=(len(test.table), 8)) for s in subsets(test.modalities)})
+    metrics = measure_official(test, see, load_params(ROOT / "params.yaml").chosen.evaluate, dataset="regdb", profile="p", variant="v", seed=2, device="cpu").metrics
+    assert metrics.scenario.str.endswith(", with pseudo-depth").all() and headlines(metrics).query("protocol == 'official'").empty
+    assert len(metrics[(metrics.protocol == "paired") & (metrics.metric == "rank1")]) == 49
 
 
 def test_the_console_command_is_declared():

@@ -26,7 +26,7 @@ def shrink(value):
     value |= {"profile": "paper", "datasets": ["regdb"], "run": ["full"], "seeds": [1, 2]}
     paper = value["profiles"]["paper"]
     paper["rendered"] |= {"height": 96, "width": 48, "identities": {"train": 1, "val": 1, "test": 2}, "tuples": 2}
-    paper["pack"] = {"height": 96, "width": 32}
+    paper["pack"] |= {"height": 96, "width": 32}
     paper["model"] |= {"backbone": "resnet10", "weights": "none", "width": 8}
     paper["train"] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 3, "warmup_steps": 1, "validate_every": 2, "checkpoint_every": 2}
     paper["evaluate"]["resamples"] = 100
