@@ -48,6 +48,7 @@ class Pack(Strict):
     "The size at which images are decoded, once, into packed arrays."
     height: Annotated[int, Field(ge=96, multiple_of=96)]
     width: Annotated[int, Field(ge=16)]
+    pseudo_depth: str | None     # a monocular depth estimator, as a folder or hub name for transformers, for datasets without depth; null: no such modality
 
 # %% ../nbs/01_config.ipynb #c9ca5fb3
 class Model(Strict):
@@ -198,10 +199,12 @@ class Train(Strict):
     validate_every: Count
     checkpoint_every: Count
     select: Literal["last", "best"]    # of the validation identities; test identities never choose
+    validation: Literal["held out", "trained on"]    # what becomes of the validation identities; the field trains on those of SYSU-MM01
 
     @model_validator(mode="after")
     def _warmup_ends(self):
         if self.warmup_steps >= self.steps: raise ValueError("warmup_steps must be smaller than steps")
+        if self.select == "best" and self.validation == "trained on": raise ValueError("select: best needs validation identities that are held out")
         return self
 
 # %% ../nbs/01_config.ipynb #de75dd5e
@@ -211,6 +214,8 @@ class Evaluate(Strict):
     batch_size: Count
     resamples: Annotated[int, Field(ge=100)]
     seed: int
+    flip: bool       # average each embedding with that of the mirrored image; named beside every figure
+    rerank: bool     # official protocols also after k-reciprocal re-ranking, in metrics of their own
 
 class Compute(Strict):
     "What changes the last bits of a result; the device is not chosen but found, and written down."
@@ -227,7 +232,7 @@ class Profile(Strict):
     evaluate: Evaluate
     compute: Compute
 
-Dataset = Literal["rendered"]
+Dataset = Literal["rendered", "regdb", "sysu"]
 
 class Params(Strict):
     "`params.yaml`."
@@ -248,6 +253,8 @@ class Params(Strict):
         for key in ("datasets", "run", "rivals", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values): raise ValueError(f"{key}: an entry stands twice")
+        beyond = [s for s in self.seeds if "regdb" in self.datasets and not 1 <= s <= 10]
+        if beyond: raise ValueError(f"seeds: regdb has ten official splits, and run k uses split k; {beyond[0]} is none of 1 to 10")
         for key in ("run", "rivals"):
             for name in getattr(self, key):
                 if (self.variants[name].rival is None) != (key == "run"): raise ValueError(f"{key}: {name!r} is {'a' if key == 'run' else 'no'} rival")

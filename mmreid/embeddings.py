@@ -8,6 +8,7 @@ __all__ = ['subset_passes', 'embed', 'similarity']
 # %% ../nbs/55_embeddings.ipynb #15e05256
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from .core import progress
 from .models.network import Passes, joined
@@ -20,10 +21,11 @@ def subset_passes(present, masks):
 
 # %% ../nbs/55_embeddings.ipynb #ec1b4766
 @torch.inference_mode()
-def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding", part="e"):
+def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding", part="e", flip=False):
     """Embeddings of the tuples `index` (N, M) for each subset of modalities: {subset: (N, D) float32}.
 
     `part`: which part of an `Embedding`, e or another one such as A, or several of them side by side. `store` (`ImageStore`) holds the images, `transform` normalises them. Rows of tuples that lack part of a subset are NaN.
+    `flip`: the sum with the embeddings of the mirrored images, of length 1 again.
     The network is put into evaluation mode and back."""
     training, parts = network.training, [part] if isinstance(part, str) else part
     network.eval()
@@ -32,8 +34,10 @@ def embed(network, transform, store, index, subsets, batch_size, accelerator, de
     for start in progress(range(0, len(index), batch_size), desc=desc):
         images, present = store.gather(index[start:start + batch_size])
         passes = subset_passes(present, masks)
-        with accelerator.autocast(): embedding = network(transform(images), present, joined(*passes))
-        e = torch.cat([getattr(embedding, name).float() for name in parts], 1).cpu().numpy()
+        def seen(images):
+            with accelerator.autocast(): embedding = network(transform(images), present, joined(*passes))
+            return torch.cat([getattr(embedding, name).float() for name in parts], 1)
+        e = (F.normalize(seen(images) + seen(images.flip(-1))) if flip else seen(images)).cpu().numpy()
         for s, p, rows in zip(subsets, passes, np.split(e, np.cumsum([len(p.owner) for p in passes])[:-1])):
             if found[s] is None: found[s] = np.full((len(index), e.shape[1]), np.nan, np.float32)
             found[s][start + p.owner.cpu().numpy()] = rows

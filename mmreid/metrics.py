@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rank_query_by_definition', 'RankMetrics', 'summarise', 'rank_metrics_by_definition', 'stable_order', 'score_hits',
-           'count_identities', 'rank_rows', 'as_array', 'identity_codes', 'check_ranking', 'check_distances',
-           'rank_metrics', 'assert_same_ranking', 'chance']
+           'count_identities', 'rank_rows', 'rank_ordered', 'as_array', 'identity_codes', 'check_ranking',
+           'check_distances', 'rank_metrics', 'assert_same_ranking', 'chance']
 
 # %% ../nbs/50_metrics.ipynb #e0aac47c
 from dataclasses import dataclass
@@ -115,7 +115,10 @@ def rank_rows(distance, query, gallery, excluded=None, cmc="images"):
     """Rank of the first hit (0: none), AP, INP and share of positives of each query, four (Q,) arrays.
 
     distance (Q, G); query (Q,) and gallery (G,) identities as integers from 0; excluded (Q, G) bool or None."""
-    order = stable_order(distance)
+    return rank_ordered(stable_order(distance), query, gallery, excluded, cmc)
+
+def rank_ordered(order, query, gallery, excluded=None, cmc="images"):
+    "As `rank_rows`, from the gallery positions `order` (Q, G') by increasing distance, of all or of some of the gallery."
     label = gallery[order]                                          # identities in rank order
     kept = np.ones(label.shape, bool) if excluded is None else ~np.take_along_axis(excluded, order, axis=1)
     place = np.cumsum(kept, axis=1, dtype=np.int32)                 # excluded images take no place

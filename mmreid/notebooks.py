@@ -378,6 +378,12 @@ def _run(options):
     target = run_stage(options.stage, stage_arguments(options.stage, options.arguments))
     print(f"{target} written after {time.monotonic() - started:.0f} s")
 
+def _code(options):
+    from mmreid.config import load_params
+    from mmreid.data.sources import require_sources
+    write_code()
+    require_sources(load_params().datasets)
+
 def _parser():
     parser = argparse.ArgumentParser(prog="python -m mmreid.notebooks", description="Run the notebooks of the pipeline.")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -385,7 +391,7 @@ def _parser():
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(action=action)
         return sub
-    command("code", lambda options: write_code(), "extract the code that each stage depends on into results/code")
+    command("code", _code, "extract the code that each stage depends on into results/code, and see whether the datasets are in place")
     command("readme", lambda options: write_readme(), "make README.md from nbs/index.ipynb")
     command("refresh", lambda options: [refresh(path) for path in options.paths], "run notebooks again, in place").add_argument("paths", nargs="+")
     run = command("run", _run, "run one stage")

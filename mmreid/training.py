@@ -21,13 +21,13 @@ from .compute import accelerator
 from .config import adapted
 from .core import InputError, atomic_path, clear_partial, progress, stream_seed
 from .data.augment import ImageTransform, step_generator
-from .data.batches import IdentityBatches, ImageStore
+from .data.batches import IdentityBatches, ImageStore, PairedBatches
 from .embeddings import embed, similarity
 from .losses.adversaries import Adversaries, evidence
 from .models.checkpoints import build_network
 from .models.network import Passes, alone, dropped, joined
 from .objective import Objective
-from .protocols import evaluate_retrieval, fused
+from .protocols import evaluate_retrieval, fused, single_to_single
 
 # %% ../nbs/60_training.ipynb #7518d33b
 def learning_rate(step, train, peak=None):
@@ -117,17 +117,20 @@ class TrainingData:
     def __init__(self, packed, model, train, seed, device):
         training = packed.only("train")
         self.label, self.index, self.seed, self.dropout = training.identity, training.rows, seed, train.modality_dropout
-        self.draw = IdentityBatches(self.label, np.arange(len(self.label)), train.identities_per_batch, train.tuples_per_identity, seed)
+        numbers, positions = (train.identities_per_batch, train.tuples_per_identity, seed), np.arange(len(self.label))
+        if packed.info.pairing == "tuple": self.draw = IdentityBatches(self.label, positions, *numbers)
+        else: self.draw = PairedBatches(self.label, positions, self.index >= 0, *numbers)
         self.store = ImageStore(packed, device)
         self.transform = ImageTransform(packed.modalities, packed.statistics, model.normalisation, train.augmentation).to(device)
 
     def batch(self, step, part=0, parts=1):
         "`(images, present, kept, identity)` of a step; of several processes, each takes the identities `part`, `part + parts`, …"
-        chosen = self.draw(step).reshape(self.draw.P, -1)[part::parts].ravel()
+        drawn = self.draw(step).reshape(self.draw.P, self.draw.K, -1)[part::parts]       # positions of tuples, (…, 1), or of their images, (…, M)
+        chosen, M = drawn.reshape(-1, drawn.shape[-1]), self.index.shape[1]
         random = step_generator(self.seed, "augment", step, part)
-        images, present = self.store.gather(self.index[chosen])
+        images, present = self.store.gather(np.where(chosen >= 0, self.index[chosen, np.arange(M)], -1))
         kept = dropped(present, self.dropout, random)
-        return self.transform(images, random), present, kept, torch.from_numpy(self.label[chosen]).to(present.device)
+        return self.transform(images, random), present, kept, torch.from_numpy(self.label[chosen.max(1)]).to(present.device)
 
 # %% ../nbs/60_training.ipynb #8c9a9a14
 class Training:
@@ -138,6 +141,8 @@ class Training:
     def __init__(self, packed, model, variant, train, compute, seed, state=None, log=lambda row: None):
         self.packed, self.train, self.seed, self.log = packed, adapted(train, variant), seed, log
         self.state = Path(state) if state else None
+        self.validates = bool((packed.table.split == "val").any())
+        if self.train.select == "best" and not self.validates: raise InputError(f"train.select: best needs validation identities, and there are none in {packed.info.name} as it is divided")
         self.accelerator = accelerator(compute)
         self.data = TrainingData(packed, model, self.train, stream_seed(seed, "data"), self.accelerator.device)
         torch.manual_seed(stream_seed(seed, "weights"))
@@ -162,7 +167,7 @@ class Training:
                 bar.set_postfix(loss=f"{row['train/loss']:.3f}", refresh=False)
                 bar.update()
         if self.train.select == "best": self.network.load_state_dict(self.best)
-        self.network.tune(self.validation_mAP)
+        if self.validates: self.network.tune(self.validation_mAP)
         return self.network.eval()
 
     def advance(self):
@@ -178,7 +183,7 @@ class Training:
         self.descend(self.optimiser, loss, self.train.learning_rate)
         row = {"step": self.step, "train/loss": loss.item(), **{f"train/{name}": value.item() for name, value in values.items()}, **figures}
         self.step += 1
-        if self.step % self.train.validate_every == 0 or self.step == self.train.steps: row |= self.validate()
+        if self.validates and (self.step % self.train.validate_every == 0 or self.step == self.train.steps): row |= self.validate()
         self.history.append(row)
         self.log(row)
         if self.state and self.step % self.train.checkpoint_every == 0 and self.accelerator.is_main_process: self.save()
@@ -199,21 +204,25 @@ class Training:
         optimiser.step()
 
     def validation(self):
-        "Embed the validation identities; returns a function that ranks them with the network's similarity as it is: the `RankMetrics` of fused retrieval."
+        """Embed the validation identities; returns a function that ranks them with the network's similarity as it is.
+
+        Its `RankMetrics` are those of fused retrieval, or, where a sample is one image, of each modality that looks for another."""
         val, modalities = self.packed.only("val"), self.packed.modalities
-        found = embed(self.network, self.data.transform, self.data.store, val.rows, [modalities], 256, self.accelerator, "validating")
-        retrieval, = fused(val.table, modalities)
-        return lambda: evaluate_retrieval(retrieval, similarity(self.network, found))
+        if self.packed.info.pairing == "tuple": asked = fused(val.table, modalities)
+        else: asked = [cell for cell in single_to_single(val.table, modalities) if cell.query_subset != cell.gallery_subset]
+        seen = list(dict.fromkeys(subset for cell in asked for subset in (cell.query_subset, cell.gallery_subset)))
+        found = embed(self.network, self.data.transform, self.data.store, val.rows, seen, 256, self.accelerator, "validating")
+        return lambda: [evaluate_retrieval(cell, similarity(self.network, found)) for cell in asked]
 
     def validation_mAP(self):
         "As `validation`, but the function returns mAP alone."
         ranking = self.validation()
-        return lambda: float(ranking().mAP)
+        return lambda: float(np.mean([metrics.mAP for metrics in ranking()]))
 
     def validate(self):
-        "Fused Rank-1 and mAP (percent) on the validation identities; remembers the best network if that is to be selected."
-        metrics = self.validation()()
-        row = {"val/rank1": 100 * float(metrics.cmc[0]), "val/mAP": 100 * float(metrics.mAP)}
+        "Rank-1 and mAP (percent) on the validation identities, the mean over what `validation` asks; remembers the best network if that is to be selected."
+        ranked = self.validation()()
+        row = {"val/rank1": 100 * float(np.mean([metrics.cmc[0] for metrics in ranked])), "val/mAP": 100 * float(np.mean([metrics.mAP for metrics in ranked]))}
         if self.train.select == "best" and row["val/mAP"] > max((r["val/mAP"] for r in self.history if "val/mAP" in r), default=-1):
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         return row

@@ -23,7 +23,7 @@ def shrink(value):
     value["run"], value["rivals"] = ["full"], ["ddag"]
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
-    quick["pack"] = {"height": 96, "width": 32}
+    quick["pack"] |= {"height": 96, "width": 32}
     quick["model"]["width"] = 8
     quick["train"] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 6, "warmup_steps": 2, "validate_every": 3, "checkpoint_every": 2}
     quick["evaluate"]["resamples"] = 100

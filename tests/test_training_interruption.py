@@ -21,7 +21,7 @@ def parameters(root):
     "The quick profile with a training of seconds."
     value = yaml.safe_load((ROOT / "params.yaml").read_text())
     quick = value["profiles"]["quick"]
-    quick["pack"] = {"height": 96, "width": 32}
+    quick["pack"] |= {"height": 96, "width": 32}
     quick["model"] |= {"backbone": "resnet10", "weights": "none", "width": 16}
     quick["train"] |= {"identities_per_batch": 4, "tuples_per_identity": 2, "steps": STEPS, "warmup_steps": 3, "checkpoint_every": CHECKPOINT,
                        "validate_every": 10}

@@ -35,6 +35,8 @@ class DatasetInfo(Strict):
     scenarios: Names
     identities: dict[Split, list[str]]
     extras: list[str]      # image columns that are no modality, such as the mask of the person
+    pairing: Literal["tuple", "identity"] = "tuple"          # a row is a tuple taken at one moment, or one image that others of its identity may join
+    runs: dict[str, dict[Split, list[str]]] = {}    # identities of the splits by training run, where the official lists want one model each (RegDB)
 
     @model_validator(mode="after")
     def _one_split_each(self):

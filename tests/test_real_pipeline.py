@@ -1,0 +1,138 @@
+"RegDB and SYSU-MM01 through the pipeline, with the paper's profile made small: from a missing folder to the table of figures."
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT, run, tracked
+from real_trees import look_alikes
+
+from mmreid.official import HEADLINE, headlines
+from mmreid.paper.claims import Measured, judge_figure, load_claims
+
+
+def change_parameters(root, change):
+    value = yaml.safe_load((root / "params.yaml").read_text())
+    change(value)
+    (root / "params.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
+
+
+def shrink(value):
+    "The paper's profile for a CPU and seconds, with a grid of two splits of RegDB."
+    value |= {"profile": "paper", "datasets": ["regdb"], "run": ["full"], "seeds": [1, 2]}
+    paper = value["profiles"]["paper"]
+    paper["rendered"] |= {"height": 96, "width": 48, "identities": {"train": 1, "val": 1, "test": 2}, "tuples": 2}
+    paper["pack"] |= {"height": 96, "width": 32}
+    paper["model"] |= {"backbone": "resnet10", "weights": "none", "width": 8}
+    paper["train"] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 3, "warmup_steps": 1, "validate_every": 2, "checkpoint_every": 2}
+    paper["evaluate"]["resamples"] = 100
+    paper["compute"] = {"threads": 1, "precision": "fp32"}
+
+
+def repository(root, raw, change=shrink):
+    "A copy of the working tree, with other parameters and the raw data of `raw` in place."
+    for path in [*tracked(), "data/regdb", "data/sysu"]:
+        if path.startswith("results/") or path == "dvc.lock" or (root / path).is_symlink(): continue
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, root / path, follow_symlinks=False)
+    change_parameters(root, change)
+    for tree in raw: shutil.copytree(tree, root / "data/raw" / tree.name, copy_function=os.link)
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "copy"]): subprocess.run(["git", *words], cwd=root, check=True)
+    return root
+
+
+def test_missing_data_stop_with_one_sentence(tmp_path):
+    root = repository(tmp_path / "tree", [])
+    stopped = run("dvc", "repro", root=root)
+    told = [line for line in stopped.stderr.splitlines() if line.startswith("error: ")]
+    assert stopped.returncode != 0 and told == ["error: data/raw/RegDB: no such folder; put RegDB there: the folders Visible and Thermal, and idx with its forty lists "
+                                                "(nbs/extras/real_datasets.ipynb says how to get them)"]
+    assert not (root / "data/packed").exists() and "Traceback" not in stopped.stderr
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    "RegDB from the raw data to the report by one command, then SYSU-MM01 as far as its figures."
+    folder = tmp_path_factory.mktemp("pipeline")
+    root = repository(folder / "tree", look_alikes(folder / "raw").values())
+    runs = {f"{stage}@regdb-full-{k}" for stage in ("train", "evaluate", "analyse") for k in (1, 2)}
+    assert set(repro(root)) == {"code", "render", "pack@regdb", "references@regdb", "report"} | runs
+    change_parameters(root, lambda value: value.update(datasets=["sysu"], seeds=[2]))
+    assert repro(root, "evaluate") == ["code", "pack@sysu", "train@sysu-full-2", "evaluate@sysu-full-2"]
+    return root
+
+
+def repro(root, *stages):
+    "Run stages of the pipeline; returns the names of those that ran."
+    made = run("dvc", "repro", *stages, root=root)
+    assert made.returncode == 0, made.stdout + made.stderr
+    return [line.split("'")[1] for line in made.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def measured(root): return {"regdb": pd.read_csv(root / "results/metrics.csv"), "sysu": pd.read_csv(root / "results/evaluations/sysu-full-2/metrics.csv")}
+
+
+def rows(metrics, **values): return metrics[(metrics[list(values)].astype(str) == [str(v) for v in values.values()]).all(axis=1)]
+
+
+def test_the_pipeline_measures_both_datasets(done):
+    for dataset, metrics in measured(done).items():
+        assert list(metrics)[:13] == "dataset profile variant protocol query gallery scenario seed metric value low high device".split()
+        assert set(metrics.dataset) == {dataset} and set(metrics.protocol) == {"official", "paired"} and set(metrics.variant) == {"full"}
+        row, = rows(metrics, seed=2, metric="rank1", **HEADLINE[dataset]).itertuples()
+        assert 0 <= row.low <= row.value <= row.high <= 100
+        assert len(rows(metrics, seed=2, protocol="official", metric="rank1")) == {"regdb": 2, "sysu": 8}[dataset] and len(rows(metrics, seed=2, protocol="paired", metric="rank1")) == 9
+        assert not metrics.metric.str.contains("re-ranked").any() and not metrics.scenario.str.contains("mirrored").any()
+    assert len(rows(metrics, protocol="official", metric="rank1 deviation")) == 8
+
+
+def test_splits_are_a_grid_and_results_aggregate(done):
+    metrics, headline = measured(done)["regdb"], HEADLINE["regdb"]
+    single = [rows(metrics, seed=seed, metric="rank1", **headline).value.item() for seed in "12"]
+    assert rows(metrics, seed="all", metric="rank1", **headline).value.item() == pytest.approx(np.mean(single), abs=1e-3)
+    assert rows(metrics, seed="all", metric="rank1 deviation", **headline).value.item() == pytest.approx(np.std(single, ddof=1), abs=1e-3)
+    people = [set(np.load(done / f"results/evaluations/regdb-full-{seed}/queries.npz", allow_pickle=False)["identity"]) for seed in (1, 2)]
+    runs = json.loads((done / "data/packed/regdb/packed.json").read_text())["info"]["runs"]
+    assert [sorted(own) for own in people] == [runs["1"]["test"], runs["2"]["test"]] and people[0] != people[1]
+
+
+def test_the_report_shows_official_and_paired_figures(done):
+    table = (done / "results/tables/official.md").read_text()
+    assert all(text in table for text in ("visible to thermal", "thermal to visible", "rank1 deviation", "paired"))
+
+
+def test_claims_find_the_official_figures(done):
+    "Exactly the row that the paper's tables report; of several runs the row over all of them."
+    claims = load_claims()
+    for name, dataset, seed in (("t2-proposed-regdb-rank1", "regdb", "all"), ("t2-proposed-sysu-mAP", "sysu", "2")):
+        metrics, metric = measured(done)[dataset], claims[name].metric
+        expected, = rows(metrics, seed=seed, metric=metric, **HEADLINE[dataset]).itertuples()
+        assert len(rows(headlines(metrics), protocol="official", seed=seed, metric=metric)) == 1
+        found, = judge_figure(claims[name], Measured(headlines(metrics)), claims)
+        assert (found["measured"], found["low"], found["high"]) == (expected.value, expected.low, expected.high)
+    book = pd.read_csv(done / "results/claims.csv")
+    assert set(book[(book.kind == "figure") & (book.dataset == "regdb") & (book.variant == "full")].verdict) <= {"reproduced", "not reproduced"}
+
+
+def test_nobody_was_held_out(done):
+    "In the paper's profile all 395 identities of SYSU-MM01 train, and the model is the last."
+    assert not list((done / "results/curves").glob("*/plots/metrics/val"))
+
+
+def test_nothing_runs_twice(done): assert repro(done, "evaluate") == []
+
+
+def test_tuples_are_analysed(done):
+    assert set(pd.read_csv(done / "results/analyses/regdb-full-2/facts.csv").kind) >= {"lost", "noise", "probe", "weight"}
+
+
+def test_the_walk_through_shows_what_is_there(done):
+    "With both datasets in place; without any it runs among the other notebooks."
+    path = done / "nbs/extras/real_datasets.ipynb"
+    made = run("python", "-m", "mmreid.notebooks", "refresh", str(path), root=done)
+    assert made.returncode == 0, made.stderr
+    assert "no such folder" not in path.read_text() and path.read_text().count("image/png") == 2
