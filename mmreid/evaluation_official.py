@@ -8,6 +8,7 @@ __all__ = ['over_trials', 'question_rows', 'reranked', 'with_reranked', 'measure
 # %% ../nbs/74_evaluation_official.ipynb #946b657f
 import pandas as pd
 
+from .core import InputError
 from .evaluation import COLUMNS, Measured, deviations, labelled, named
 from .metrics import rank_metrics
 from .official import QUESTIONS, paired_questions, rank_questions
@@ -47,6 +48,7 @@ def measure_official(packed, similarity, evaluate, **labels):
     """`Measured` of one model on the test images of RegDB or SYSU-MM01, `packed` as `joined_by_identity` returns it.
 
     `similarity` and `labels` as in `measure`. The first rows are those of the question that papers report."""
+    if set(packed.table.split) != {"test"}: raise InputError(f"evaluate.split: the official protocols of {packed.info.name} are asked of test identities only, not of {packed.table.split.iloc[0]!r}")
     questions = QUESTIONS[packed.info.name](packed.table) + paired_questions(packed.table, packed.modalities)
     rows, queries = [], []
     for trials, ranked in zip(questions, rank_questions(questions, similarity)):

@@ -118,7 +118,7 @@ def test_sysu_figures_are_those_of_the_definition(trees):
         cameras = [c for c, m in CAMERAS.items() if m == "rgb" and (mode == "all-search" or c in ("cam1", "cam2"))]
         for n in (0, 9): assert sorted(table.rgb.iloc[trials[n].gallery]) == literal_gallery(root, cameras, int(shots.split()[0]), n, convention.split()[0], permutations)
         assert (trials[0].excluded == ((table.camera_ir.iloc[trials[0].query] == "cam3").to_numpy()[:, None] & (table.camera_rgb.iloc[trials[0].gallery] == "cam2").to_numpy())).all()
-        assert_same_figures(trials[::9], metrics[::9], see, np.arange(3, 3803, 190))
+        assert_same_figures(trials[4:5], metrics[4:5], see, np.arange(3, 3803, 190))
 
 
 @official
