@@ -404,7 +404,7 @@ def main(words=None):
     "The command line; returns the exit status."
     options = _parser().parse_args(words)
     sys.modules.setdefault("rfc3987_syntax", None)     # a grammar that nbformat's imports need a second to load, and we not at all
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")     # two threads that wait actively stand still when a third program wants a core
+    if "OMP_WAIT_POLICY" not in os.environ: os.environ.setdefault("GOMP_SPINCOUNT", "3000")     # threads that wait actively for long stand still when another program wants a core, those that sleep at once wake up late
     try: options.action(options)
     except InputError as error: status, line = 2, error
     except Busy as error: status, line = 3, error
