@@ -17,13 +17,13 @@ if not (3, 11) <= sys.version_info[:2] <= (3, 13):
 endef
 export CHECK_PYTHON
 
-setup:  ## make .venv from requirements.lock, unless it is there and the lock is the same
-	@set -e; if ! cmp -s requirements.lock .venv/installed.lock; then \
+setup:  ## make .venv from requirements.lock, unless it is there and neither the lock nor pyproject.toml has changed
+	@set -e; if ! cat requirements.lock pyproject.toml | cmp -s - .venv/installed; then \
 	  $(PYTHON) -c "$$CHECK_PYTHON"; \
 	  test -x $(BIN)/python || $(PYTHON) -m venv .venv; \
 	  $(BIN)/python -m pip install -r requirements.lock; \
 	  $(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
-	  cp requirements.lock .venv/installed.lock; \
+	  cat requirements.lock pyproject.toml > .venv/installed; \
 	fi
 
 repro: setup  ## run the pipeline: render, pack, train, evaluate, report (what is up to date is not run again)

@@ -8,8 +8,8 @@ from conftest import ROOT, run
 
 @pytest.fixture
 def folder(tmp_path):
-    "A folder with the Makefile and the lock, and a Python that says which version it is."
-    for name in ("Makefile", "requirements.lock"): shutil.copy(ROOT / name, tmp_path / name)
+    "A folder with what `make setup` looks at."
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"): shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -39,9 +39,11 @@ def test_supported_pythons_make_the_environment(folder, version):
 
 def test_nothing_is_installed_twice(folder):
     (folder / ".venv").mkdir()
-    shutil.copy(folder / "requirements.lock", folder / ".venv" / "installed.lock")
+    (folder / ".venv/installed").write_bytes(b"".join((folder / name).read_bytes() for name in ("requirements.lock", "pyproject.toml")))
     done = run("make", "setup", f"PYTHON={folder / 'none'}", root=folder)
-    assert done.returncode == 0 and os.listdir(folder / ".venv") == ["installed.lock"]
+    assert done.returncode == 0 and os.listdir(folder / ".venv") == ["installed"]
+    (folder / "pyproject.toml").write_text("other")
+    assert run("make", "setup", f"PYTHON={folder / 'none'}", root=folder).returncode != 0
 
 
 def test_help_lists_the_commands(folder):
