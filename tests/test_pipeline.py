@@ -128,12 +128,13 @@ def test_prose_trains_nothing(done):
 
 
 def test_code_counts(done):
-    "A change of the code of training trains again, and draws nothing again."
+    "A change of the code of training would train again, and draw nothing again."
     library = done / "mmreid/losses/joint.py"
     library.write_text(library.read_text().replace("1 + 63 *", "1 + 62 *"))
     assert "62" in library.read_text()
-    ran = repro(done)
-    assert f"train@{NAME}" in ran and "render" not in ran and "pack@rendered" not in ran and "references@rendered" not in ran
+    assert repro(done, "code") == ["code"]
+    would = repro(done, "--dry")
+    assert TRAIN in would and "render" not in would and "pack@rendered" not in would and "references@rendered" not in would
 
 
 def test_one_variant_is_one_variant(done):
