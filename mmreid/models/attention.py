@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ModalLinear', 'ChannelAttention', 'ModalAttention', 'JointAttention']
 
-# %% ../../nbs/31_models_attention.ipynb #ae845ab7
+# %% ../../nbs/31_models_attention.ipynb #6c133740
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # %% ../../nbs/31_models_attention.ipynb #afba775f
 class ModalLinear(nn.Module):
@@ -36,14 +37,18 @@ class ChannelAttention(nn.Module):
 
 # %% ../../nbs/31_models_attention.ipynb #c2a9d1c2
 class ModalAttention(nn.Module):
-    "Weights A (R, M) of the present modalities, from how the others attend to each (§2.2, step 2)."
-    def __init__(self, modalities, channels, width):
+    "Weights A (R, M) of the present modalities, from how the others attend to each (§2.2, step 2); `kind` of similarity: cosine or dot."
+    def __init__(self, modalities, channels, width, kind="cosine"):
         super().__init__()
+        self.kind = kind
         self.query, self.key = ModalLinear(modalities, channels, width), ModalLinear(modalities, channels, width)
 
     def forward(self, pooled, mask):
         "Pooled features g (R, M, C), present modalities `mask` (R, M) -> A (R, M), 0 where absent."
-        similarity = torch.einsum("rnd,rmd->rnm", self.query(pooled), self.key(pooled)) / self.query.weight.shape[-1] ** 0.5
+        query, key = self.query(pooled), self.key(pooled)
+        if self.kind == "cosine": query, key = F.normalize(query, dim=2), F.normalize(key, dim=2)
+        else: query = query / query.shape[2] ** 0.5
+        similarity = query @ key.mT
         others = mask[:, :, None] & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         attended = (similarity * others).sum(1) / others.sum(1).clamp(min=1)
         return attended.masked_fill(~mask, -torch.inf).softmax(1)
