@@ -26,7 +26,7 @@ setup:  ## make .venv from requirements.lock, unless it is there and neither the
 	  cat requirements.lock pyproject.toml > .venv/installed; \
 	fi
 
-repro: setup  ## run the pipeline: render, pack, train, evaluate, report (what is up to date is not run again)
+repro: setup  ## run the pipeline: render, pack, train, evaluate, analyse, report (what is up to date is not run again)
 	dvc repro
 
 rivals: setup  ## run the rivals of Table 2 as well (results/rivals)

@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"           # before torch is imported, here a
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"    # where a stage has two threads of its own, they do not burn the other tests' time
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -52,6 +53,13 @@ def environment(root):
 def run(*words, root, **kwargs):
     "Run a command in `root`; returns the finished process, its output as text."
     return subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True, **kwargs)
+
+
+def change_parameters(root, change):
+    "Let `change` alter the parameters of the repository in `root`."
+    value = yaml.safe_load((root / "params.yaml").read_text())
+    change(value)
+    (root / "params.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
 
 
 @pytest.fixture

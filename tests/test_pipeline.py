@@ -9,8 +9,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-import yaml
-from conftest import ROOT, environment, run, tracked
+from conftest import ROOT, change_parameters, environment, run, tracked
 from filelock import FileLock
 
 NAME = "rendered-full-1"       # the variant with every part, and with adversaries
@@ -28,12 +27,6 @@ def shrink(value):
     quick["train"] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 6, "warmup_steps": 2, "validate_every": 3, "checkpoint_every": 2}
     quick["evaluate"]["resamples"] = 100
     quick["compute"] = {"threads": 1, "precision": "fp32"}
-
-
-def change_parameters(root, change):
-    value = yaml.safe_load((root / "params.yaml").read_text())
-    change(value)
-    (root / "params.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
 
 
 def copy_of_the_tree(root):

@@ -7,20 +7,13 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from conftest import ROOT, run, tracked
+from conftest import ROOT, change_parameters, run, tracked
 from real_trees import look_alikes
 
 from mmreid.config import load_params
 from mmreid.evaluation import over_seeds, read_results
 from mmreid.official import HEADLINE, headlines
 from mmreid.paper.claims import Measured, judge_figure, load_claims
-
-
-def change_parameters(root, change):
-    value = yaml.safe_load((root / "params.yaml").read_text())
-    change(value)
-    (root / "params.yaml").write_text(yaml.safe_dump(value, sort_keys=False))
 
 
 def shrink(value):
