@@ -61,10 +61,11 @@ class Model(Strict):
 
 # %% ../nbs/01_config.ipynb #c4da9922
 class Attention(Strict):
-    "Cross-modal self-attention (§2.2); `weight` says where A stands in the printed equation, at what takes (target) or at what gives (source)."
+    "Cross-modal self-attention (§2.2); `weight` says where A stands in the printed equation, at what takes (target) or at what gives (source); `similarity`, how modalities are compared."
     channel: bool
     modal: bool
     weight: Literal["target", "source"]
+    similarity: Literal["cosine", "dot"]
 
 class Suppression(Strict):
     "Modal discrepancy suppression (§2.3): the share of positions `hidden` in training, how what was recovered comes back, and the weights of its two losses."
@@ -91,7 +92,7 @@ class Branches(Strict):
 
 # %% ../nbs/01_config.ipynb #b93f52d8
 class PlainRival(Strict):
-    "*ID + triplet*: a shared network and nothing else; with `override.exchange`, CAJ."
+    "*ID + triplet*: a shared network and nothing else; CAJ with the loss and the augmentation of that name."
     method: Literal["plain"]
 
 class AGWRival(Strict):
@@ -129,18 +130,19 @@ class TokensRival(Strict):
         return self
 
 Rival = Annotated[PlainRival | AGWRival | DDAGRival | DEENRival | HcTriRival | TokensRival, Field(discriminator="method")]
-LOSS_OF = {"weighted_triplet": ("agw",), "global_classification": ("ddag",), "graph": ("ddag",), "part_classification": ("hctri", "deen"),
+LOSS_OF = {"weighted_triplet": ("agw",), "squared_triplet": ("plain",), "global_classification": ("ddag",), "graph": ("ddag",), "part_classification": ("hctri", "deen"),
            "hetero_center_triplet": ("hctri",), "part_triplet": ("deen",), "center_guided": ("deen",), "orthogonality": ("deen",)}
 
 # %% ../nbs/01_config.ipynb #c7270414
 Loss = Literal["classification", "triplet", "cosine", "cross_modal_triplet", "center_alignment", "modal_consistency",
-               "weighted_triplet", "global_classification", "graph", "part_classification", "hetero_center_triplet", "part_triplet", "center_guided", "orthogonality"]
+               "weighted_triplet", "squared_triplet", "global_classification", "graph", "part_classification", "hetero_center_triplet", "part_triplet", "center_guided", "orthogonality"]
 
 class Override(Strict):
     "What a variant takes instead of its profile's value; null: nothing."
     private_stages: Annotated[int, Field(ge=0, le=5)] | None
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] | None
     exchange: Share | None
+    erase: Share | None
 
 class Variant(Strict):
     "One row of the paper's tables: the parts of the network that are on, and the weight of each loss."
@@ -161,11 +163,6 @@ class Variant(Strict):
         for loss, methods in LOSS_OF.items():
             if loss in self.losses and (self.rival is None or self.rival.method not in methods): raise ValueError(f"losses: {loss} is for {' and '.join(methods)} only")
         return self
-
-    @property
-    def home(self):
-        "The folder of its results: those of rivals stand apart, so that the pipeline can do without them."
-        return "results/rivals" if self.rival else "results"
 
 def adapted(group, variant):
     "A group of the profile with what `variant` overrides in it."
@@ -229,6 +226,7 @@ class Profile(Strict):
     pack: Pack
     model: Model
     train: Train
+    train_rivals: Train     # of every row of Table 2, the baseline's and the method's too
     evaluate: Evaluate
     compute: Compute
 
@@ -255,9 +253,8 @@ class Params(Strict):
             if len(set(values)) < len(values): raise ValueError(f"{key}: an entry stands twice")
         beyond = [s for s in self.seeds if "regdb" in self.datasets and not 1 <= s <= 10]
         if beyond: raise ValueError(f"seeds: regdb has ten official splits, and run k uses split k; {beyond[0]} is none of 1 to 10")
-        for key in ("run", "rivals"):
-            for name in getattr(self, key):
-                if (self.variants[name].rival is None) != (key == "run"): raise ValueError(f"{key}: {name!r} is {'a' if key == 'run' else 'no'} rival")
+        for name in self.run:
+            if self.variants[name].rival: raise ValueError(f"run: {name!r} is a rival; its place is rivals")
         if len({len(tried) for tried in self.trials.values()}) > 1: raise ValueError("trials: all variants must have the same number")
         return self
 

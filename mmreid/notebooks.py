@@ -109,9 +109,11 @@ def write_code(root="."):
 
 # %% ../nbs/80_notebooks.ipynb #3f782501
 class Stage(NamedTuple):
-    "The arguments of a stage, and the groups of `params.yaml` it is given as `config`."
+    "The arguments of a stage, and the groups of `params.yaml` it is given as `config`. `notebook`: its name, where it is not the stage's; `home`: the folder of results, for a notebook that asks for it."
     arguments: tuple
     config: dict
+    notebook: str | None = None
+    home: str | None = None
 
 ARGUMENTS = {"dataset": str, "variant": str, "seed": int}
 
@@ -125,11 +127,15 @@ STAGES = {
     "render": Stage((), _profile("rendered")),
     "pack": Stage(("dataset",), _profile("pack")),
     "references": Stage(("dataset",), _profile("evaluate") | {"profile": "profile"}),
-    "train": Stage(EACH, _profile("model", "train", "compute") | {"variant": "variants.{variant}"}),
-    "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
+    "train": Stage(EACH, _profile("model", "train", "compute") | {"variant": "variants.{variant}"}, home="results"),
+    "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}, home="results"),
     "analyse": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
     "report": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "seeds": "seeds"}),
-    "rivals": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "rivals": "rivals", "seeds": "seeds", "variants": "variants"}),
+    "rivals": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "rivals": "rivals", "seeds": "seeds", "variants": "variants"}),
+}
+STAGES |= {
+    "rivals-train": STAGES["train"]._replace(config=STAGES["train"].config | {"train": "profiles.{profile}.train_rivals"}, notebook="train", home="results/rivals"),
+    "rivals-evaluate": STAGES["evaluate"]._replace(notebook="evaluate", home="results/rivals"),
 }
 
 # %% ../nbs/80_notebooks.ipynb #0435f995
@@ -156,7 +162,7 @@ def stage_config(stage, arguments, path="params.yaml"):
     from mmreid.config import load_params
     values = load_params(path).model_dump(mode="json")
     names = {"profile": values["profile"], **arguments}
-    config = {}
+    config = {"home": STAGES[stage].home} if STAGES[stage].home else {}
     for key, template in STAGES[stage].config.items():
         group = values
         for part in template.split("."):
@@ -290,7 +296,7 @@ def run_stage(stage, arguments, root="."):
     "Run one stage and return the path of its executed notebook, `results/notebooks/<name>.ipynb`."
     import nbformat
     root, name = Path(root), instance_name(stage, arguments)
-    source, target, draft = (root / f"{folder}.ipynb" for folder in (f"nbs/stages/{stage}", f"results/notebooks/{name}", f"results/failed/{name}"))
+    source, target, draft = (root / f"{folder}.ipynb" for folder in (f"nbs/stages/{STAGES[stage].notebook or stage}", f"results/notebooks/{name}", f"results/failed/{name}"))
     parameters = {**arguments, "config": stage_config(stage, arguments, root / "params.yaml")}
     notebook = read_notebook(source)
     check_parameters(source, notebook, parameters)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['learning_rate', 'make_optimiser', 'TrainingModule', 'players', 'cost', 'save_state', 'load_state',
-           'optimiser_tensors', 'restore_optimiser', 'part', 'TrainingData', 'Training']
+           'optimiser_tensors', 'restore_optimiser', 'part', 'TrainingData', 'in_percent', 'Training']
 
 # %% ../nbs/60_training.ipynb #518c27ff
 import json, math
@@ -133,6 +133,10 @@ class TrainingData:
         return self.transform(images, random), present, kept, torch.from_numpy(self.label[chosen.max(1)]).to(present.device)
 
 # %% ../nbs/60_training.ipynb #8c9a9a14
+def in_percent(ranked):
+    "{'rank1', 'mAP'}: the mean over several `RankMetrics`, in percent."
+    return {"rank1": 100 * float(np.mean([metrics.cmc[0] for metrics in ranked])), "mAP": 100 * float(np.mean([metrics.mAP for metrics in ranked]))}
+
 class Training:
     """The training of one variant: `run()` returns the trained network.
 
@@ -203,12 +207,13 @@ class Training:
         self.accelerator.backward(loss)
         optimiser.step()
 
-    def validation(self):
+    def validation(self, across=None):
         """Embed the validation identities; returns a function that ranks them with the network's similarity as it is.
 
-        Its `RankMetrics` are those of fused retrieval, or, where a sample is one image, of each modality that looks for another."""
+        Its `RankMetrics` are those of fused retrieval, or (`across`) of each modality that looks for another; by default of the first where a sample is a tuple, of the second where it is one image."""
         val, modalities = self.packed.only("val"), self.packed.modalities
-        if self.packed.info.pairing == "tuple": asked = fused(val.table, modalities)
+        if across is None: across = self.packed.info.pairing != "tuple"
+        if not across: asked = fused(val.table, modalities)
         else: asked = [cell for cell in single_to_single(val.table, modalities) if cell.query_subset != cell.gallery_subset]
         seen = list(dict.fromkeys(subset for cell in asked for subset in (cell.query_subset, cell.gallery_subset)))
         found = embed(self.network, self.data.transform, self.data.store, val.rows, seen, 256, self.accelerator, "validating")
@@ -221,8 +226,7 @@ class Training:
 
     def validate(self):
         "Rank-1 and mAP (percent) on the validation identities, the mean over what `validation` asks; remembers the best network if that is to be selected."
-        ranked = self.validation()()
-        row = {"val/rank1": 100 * float(np.mean([metrics.cmc[0] for metrics in ranked])), "val/mAP": 100 * float(np.mean([metrics.mAP for metrics in ranked]))}
+        row = {f"val/{name}": value for name, value in in_percent(self.validation()()).items()}
         if self.train.select == "best" and row["val/mAP"] > max((r["val/mAP"] for r in self.history if "val/mAP" in r), default=-1):
             self.best = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         return row

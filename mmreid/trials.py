@@ -15,7 +15,7 @@ from .config import Compute, Model, Train, Variant, load_params, validated
 from .core import InputError, content_hash
 from .data.packed import Packed
 from .evaluation import write_table
-from .training import Training
+from .training import Training, in_percent
 
 # %% ../nbs/62_trials.ipynb #bc5fade5
 GROUPS = {"model": Model, "train": Train, "variant": Variant}
@@ -32,15 +32,17 @@ def changed(groups, changes):
     return {name: validated(GROUPS[name], value, f"trial {changes}: {name}") for name, value in values.items()}
 
 # %% ../nbs/62_trials.ipynb #bfa1745f
-COLUMNS = ["variant", "changes", "steps", "rank1", "mAP", "loss", "key"]
+COLUMNS = ["variant", "changes", "steps", "rank1", "mAP", "across rank1", "across mAP", "loss", "key"]
 
 def trial(packed, groups, compute, seed, variant, changes):
     "The row of one trial: train, and take the last validation of its curve."
     own = changed(groups, changes)
     last = {}
-    Training(packed, own["model"], own["variant"], own["train"], compute, seed, log=last.update).run()
+    training = Training(packed, own["model"], own["variant"], own["train"], compute, seed, log=last.update)
+    training.run()
+    across = {f"across {name}": value for name, value in in_percent(training.validation(across=True)()).items()}
     said = ", ".join(f"{key} {value}" for key, value in changes.items()) or "as it stands"
-    return dict(variant=variant, changes=said, steps=own["train"].steps, rank1=last["val/rank1"], mAP=last["val/mAP"], loss=last["train/loss"], key=key_of(packed, own, compute, seed))
+    return dict(variant=variant, changes=said, steps=own["train"].steps, rank1=last["val/rank1"], mAP=last["val/mAP"], **across, loss=last["train/loss"], key=key_of(packed, own, compute, seed))
 
 def key_of(packed, groups, compute, seed):
     "What a trial is known by."
@@ -51,12 +53,13 @@ def run_trials(packed, params, path, seed=1, log=print):
     chosen, path = params.chosen, Path(path)
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
     for variant, trials in params.trials.items():
-        groups = {"model": chosen.model, "train": chosen.train, "variant": params.variants[variant]}
+        row = params.variants[variant]
+        groups = {"model": chosen.model, "train": chosen.train_rivals if row.rival else chosen.train, "variant": row}
         for changes in trials:
             if key_of(packed, changed(groups, changes), chosen.compute, seed) in set(table.key): continue
-            row = trial(packed, groups, chosen.compute, seed, variant, changes)
-            log("{variant}: {changes}: Rank-1 {rank1:.1f}, mAP {mAP:.1f}".format(**row))
-            table = pd.concat([table, pd.DataFrame([row])], ignore_index=True) if len(table) else pd.DataFrame([row])
+            found = trial(packed, groups, chosen.compute, seed, variant, changes)
+            log("{variant}: {changes}: Rank-1 {rank1:.1f}, mAP {mAP:.1f}; across {across rank1:.1f}, {across mAP:.1f}".format(**found))
+            table = pd.concat([table, pd.DataFrame([found])], ignore_index=True) if len(table) else pd.DataFrame([found])
             write_table(path, table)
     return table
 

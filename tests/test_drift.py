@@ -34,8 +34,9 @@ def stages_of(path):
 
 
 def pipeline():
-    "The stages of dvc.yaml, and those that only the rivals' pipeline has."
-    return stages_of("rivals/dvc.yaml") | stages_of("dvc.yaml")
+    "The stages of both pipelines by their names in STAGES: those of rivals/dvc.yaml that dvc.yaml has too are `rivals-…`."
+    ours, theirs = stages_of("dvc.yaml"), stages_of("rivals/dvc.yaml")
+    return ours | {f"rivals-{name}" if name in ours else name: stage for name, stage in theirs.items()}
 
 
 def tracked_parameters(stage):
@@ -55,13 +56,15 @@ def test_pipeline_runs_a_stage_with_its_arguments(stage):
     item = {"dataset": "${item}"} if STAGES[stage].arguments == ("dataset",) else {a: f"${{item.{a}}}" for a in STAGES[stage].arguments}
     words = " ".join([f"exec python -m mmreid.notebooks run {stage}", *(f"{a}={value}" for a, value in item.items())])
     assert pipeline()[stage]["cmd"] == words
-    assert f"results/code/{stage}.py" in pipeline()[stage]["deps"]
+    assert f"results/code/{STAGES[stage].notebook or stage}.py" in pipeline()[stage]["deps"]
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 def test_rivals_run_the_stages_of_the_pipeline(stage):
-    "But for their list of variants, their folder of results, and that DVC keeps nothing of them."
-    text = yaml.safe_dump(stages_of("dvc.yaml")[stage]).replace("${run}", "${rivals}").replace("one variant with", "one rival with")
+    "But for their list of variants, their group of training, their folder of results, and that DVC keeps nothing of them."
+    text = yaml.safe_dump(stages_of("dvc.yaml")[stage], width=1000)
+    for ours, theirs in (("${run}", "${rivals}"), (f" run {stage} ", f" run rivals-{stage} "), ("}.train", "}.train_rivals"), ("one variant with", "one row of Table 2 with"),
+                         (f"notebooks/{stage}-", f"notebooks/rivals-{stage}-")): text = text.replace(ours, theirs)
     expected = yaml.safe_load(re.sub("results/(models|curves|evaluations)", r"results/rivals/\1", text))
     outs = [{path: {"cache": False}} for out in expected["outs"] for path in (out if isinstance(out, dict) else [out])]
     assert stages_of("rivals/dvc.yaml")[stage] == expected | {"wdir": "..", "outs": outs}

@@ -37,16 +37,16 @@ class ChannelAttention(nn.Module):
 
 # %% ../../nbs/31_models_attention.ipynb #c2a9d1c2
 class ModalAttention(nn.Module):
-    "Weights A (R, M) of the present modalities, from how the others attend to each (§2.2, step 2); `kind` of similarity: cosine or dot."
-    def __init__(self, modalities, channels, width, kind="cosine"):
+    "Weights A (R, M) of the present modalities, from how the others attend to each (§2.2, step 2); `similarity`: cosine or dot."
+    def __init__(self, modalities, channels, width, similarity):
         super().__init__()
-        self.kind = kind
+        self.similarity = similarity
         self.query, self.key = ModalLinear(modalities, channels, width), ModalLinear(modalities, channels, width)
 
     def forward(self, pooled, mask):
         "Pooled features g (R, M, C), present modalities `mask` (R, M) -> A (R, M), 0 where absent."
         query, key = self.query(pooled), self.key(pooled)
-        if self.kind == "cosine": query, key = F.normalize(query, dim=2), F.normalize(key, dim=2)
+        if self.similarity == "cosine": query, key = F.normalize(query, dim=2), F.normalize(key, dim=2)
         else: query = query / query.shape[2] ** 0.5
         similarity = query @ key.mT
         others = mask[:, :, None] & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
@@ -59,7 +59,7 @@ class JointAttention(nn.Module):
     def __init__(self, modalities, channels, width, settings):
         super().__init__()
         self.channel = ChannelAttention(modalities, channels) if settings.channel else None
-        self.modal = ModalAttention(modalities, channels, width) if settings.modal else None
+        self.modal = ModalAttention(modalities, channels, width, settings.similarity) if settings.modal else None
         self.source = settings.weight == "source"
 
     def forward(self, maps, mask):

@@ -175,7 +175,7 @@ def judge_weight(claim, measured, claims):
             others = facts[(facts.dataset == dataset) & (facts.variant == claim.variant) & (facts.kind == "weight") & (facts.condition == claim.scenario) & (facts.modality != claim.modality)]
             rivals = [normal, *(r for _, r in others.iterrows())]
             verdict = "holds" if all(row.low > r.high for r in rivals) else "does not hold" if any(row.high < r.low for r in rivals) else "undecided"
-            outcome = dict(measured=row.value, low=row.low, high=row.high, verdict=verdict, note=f"{normal.value:.2f} in normal scenes; largest of the others {others.value.max():.2f}")
+            outcome = dict(measured=row.value, low=row.low, high=row.high, verdict=verdict, note=f"{normal.value:.3g} in normal scenes; largest of the others {others.value.max():.3g}")
         found.append(dict(dataset=dataset, variant=claim.variant, metric=f"A of {claim.modality}", stated=claim.stated, command=command(dataset, claim.variant), **outcome))
     return found
 
@@ -191,7 +191,7 @@ def judge_comparison(claim, measured, claims):
             over, under = a_low > b_high, a_high < b_low
             verdict = {"above": "holds" if over else "does not hold" if under else "undecided", "below": "holds" if under else "does not hold" if over else "undecided",
                        "not above": "does not hold" if over else "holds"}[claim.relation]
-            outcome = dict(measured=a.value, low=a.low, high=a.high, verdict=verdict, note=f"against {b.value:.2f}" + ("" if pd.isna(b.low) else f" [{b.low:.2f}, {b.high:.2f}]"))
+            outcome = dict(measured=a.value, low=a.low, high=a.high, verdict=verdict, note=f"against {b.value:.3g}" + ("" if pd.isna(b.low) else f" [{b.low:.3g}, {b.high:.3g}]"))
         found.append(dict(dataset=dataset, variant=claim.of.variant, metric=claim.of.metric, command=command(dataset, *dict.fromkeys((claim.of.variant, claim.than.variant))), **outcome))
     return found
 

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core import InputError
-from ..losses.joint import singles
+from ..losses.joint import centers, singles
+from ..losses.simple import pairwise_distance
 from ..models.backbone import CHANNELS
-from .parts import NonLocal, TwoStream, centers, triplets
+from .parts import NonLocal, TwoStream, triplets
 
 # %% ../../nbs/48_rivals_deen.ipynb #2502da69
 class Aggregation(nn.Module):
@@ -102,9 +103,12 @@ class CenterGuided(nn.Module):
         super().__init__()
         self.branches, self.margin = branches, margin
 
-    def pair(self, one, other):
-        "L for centers (P, d) of a generated branch and of the other modality's images."
-        return triplets(torch.cat([one, other]), torch.arange(len(one), device=one.device).repeat(2), self.margin)
+    def pair(self, v, n, generated):
+        "L for centers (P, d) of a modality's images, of another's, and of a branch generated from the first."
+        own, near = ((c - n).square().sum(1).clamp(min=1e-12).sqrt() for c in (v, generated))
+        bars = [(own.detach(), 1.0)]
+        if len(n) > 1: bars += [(pairwise_distance(c, c).masked_fill(torch.eye(len(c), dtype=torch.bool, device=c.device), torch.inf).amin(1), 0.5) for c in (n, v)]
+        return sum(weight * F.relu(self.margin + near - bar).sum() for bar, weight in bars) / max(len(n), 1)
 
     def forward(self, embedding, identity, mask):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; 0 where nobody is seen in two modalities."
@@ -112,5 +116,5 @@ class CenterGuided(nn.Module):
         c, terms = c.unflatten(2, (self.branches, -1)), [embedding.z.new_zeros(())]
         for v, n in permutations(range(mask.shape[1]), 2):
             both = there[:, v] & there[:, n]
-            terms += [self.pair(c[both, v, i], c[both, n, 0]) for i in range(1, self.branches)]
+            terms.append(sum(self.pair(c[both, v, 0], c[both, n, 0], c[both, v, i]) for i in range(1, self.branches)))
         return sum(terms) / max(len(terms) - 1, 1)

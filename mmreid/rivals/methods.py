@@ -24,7 +24,7 @@ def rival_losses(variant, train, width, identities):
     "How each loss that only rivals have is made, name -> function; `width`: of z, `identities`: their number in training."
     rival, smoothing = variant.rival, train.label_smoothing
     parts = lambda: rival.stripes if rival.method == "hctri" else rival.branches
-    return {"weighted_triplet": WeightedTriplet, "global_classification": lambda: GlobalClassification(width, identities, smoothing),
+    return {"weighted_triplet": WeightedTriplet, "squared_triplet": lambda: WeightedTriplet(squared=True), "global_classification": lambda: GlobalClassification(width, identities, smoothing),
             "graph": lambda: GraphLoss(rival, width, identities, max(identities // train.identities_per_batch, 1)),
             "part_classification": lambda: PartClassification(parts(), rival.method == "deen", width, identities, smoothing),
             "hetero_center_triplet": lambda: HeteroCenterTriplet(rival.stripes, train.margin),

@@ -9,7 +9,8 @@ __all__ = ['HcTri', 'HeteroCenterTriplet']
 import torch
 from torch import nn
 
-from .parts import TwoStream, centers, triplets
+from ..losses.joint import centers
+from .parts import TwoStream, triplets
 
 # %% ../../nbs/49_rivals_references.ipynb #c550b163
 class HcTri(TwoStream):
