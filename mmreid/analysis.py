@@ -19,7 +19,7 @@ from .data.augment import ImageTransform
 from .data.batches import ImageStore
 from .embeddings import embed
 from .protocols import by_scenario, evaluate_retrieval, fused
-from .statistics import draw_weights, identity_bootstrap
+from .statistics import identity_bootstrap
 
 # %% ../nbs/71_analysis.ipynb #5d25c4a5
 COLUMNS = ["kind", "condition", "modality", "metric", "value", "low", "high"]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .config import load_params
-from .core import InputError, generator, progress
+from .core import InputError, generator
 from .data.packed import Packed
 from .evaluation import write_table
 from .metrics import rank_metrics, rank_metrics_by_definition

@@ -179,7 +179,7 @@ class Augmentation(Strict):
     exchange: Share
 
 class Train(Strict):
-    "The training of one variant; the same for all variants of a profile."
+    "A training; a profile has one for the rows of Tables 3 and 4 and one for those of Table 2."
     identities_per_batch: Annotated[int, Field(ge=2)]
     tuples_per_identity: Count
     steps: Count
@@ -248,6 +248,7 @@ class Params(Strict):
         for key, names, known in (("profile", [self.profile], self.profiles), ("run", self.run, self.variants), ("rivals", self.rivals, self.variants), ("trials", self.trials, self.variants)):
             for name in names:
                 if name not in known: raise ValueError(f"{key}: {name!r} is none of {', '.join(known)}")
+        if min(self.seeds) < 1: raise ValueError(f"seeds: {min(self.seeds)} is less than 1")     # 0 marks what learns nothing
         for key in ("datasets", "run", "rivals", "seeds"):
             values = getattr(self, key)
             if len(set(values)) < len(values): raise ValueError(f"{key}: an entry stands twice")

@@ -131,7 +131,7 @@ STAGES = {
     "evaluate": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}, home="results"),
     "analyse": Stage(EACH, _profile("model", "evaluate", "compute") | {"variant": "variants.{variant}", "profile": "profile"}),
     "report": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "run": "run", "seeds": "seeds"}),
-    "rivals": Stage((), _profile("evaluate") | {"profile": "profile", "datasets": "datasets", "rivals": "rivals", "seeds": "seeds", "variants": "variants"}),
+    "rivals": Stage((), _profile("model", "train_rivals", "evaluate") | {"profile": "profile", "datasets": "datasets", "rivals": "rivals", "seeds": "seeds", "variants": "variants"}),
 }
 STAGES |= {
     "rivals-train": STAGES["train"]._replace(config=STAGES["train"].config | {"train": "profiles.{profile}.train_rivals"}, notebook="train", home="results/rivals"),

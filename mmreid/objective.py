@@ -31,6 +31,10 @@ class Objective(nn.Module):
 
     def forward(self, embedding, identity, mask):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> (the sum to minimise, name -> value of each loss without its weight)."
+        with torch.autocast(identity.device.type, enabled=False): return self.weighed(embedding, identity, mask)     # small distances do not survive 16 bits
+
+    def weighed(self, embedding, identity, mask):
+        "What `forward` says, in the precision of the embedding."
         values = {name: loss(embedding, identity, mask) for name, loss in self.losses.items()}
         if embedding.recovery: values["recovery"] = recovery_loss(embedding.recovery)
         paid = {name: self.weights[name] * value for name, value in values.items()}

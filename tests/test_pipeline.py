@@ -19,12 +19,12 @@ LEARNED = [f"results/curves/{NAME}/plots/metrics/train/loss.tsv", f"results/mode
 
 def shrink(value):
     "The quick profile for a few seconds: one variant, a dozen people, a network as small as the backbones allow, six steps."
-    value["run"], value["rivals"] = ["full"], ["ddag"]
+    value["run"], value["rivals"] = ["full"], ["full", "ddag"]
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] |= {"height": 96, "width": 32}
     quick["model"]["width"] = 8
-    quick["train"] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 6, "warmup_steps": 2, "validate_every": 3, "checkpoint_every": 2}
+    for train in ("train", "train_rivals"): quick[train] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 6, "warmup_steps": 2, "validate_every": 3, "checkpoint_every": 2}
     quick["evaluate"]["resamples"] = 100
     quick["compute"] = {"threads": 1, "precision": "fp32"}
 
@@ -145,15 +145,17 @@ def test_one_variant_is_one_variant(done):
 def test_rivals_have_a_pipeline_of_their_own(done):
     "Their training and their table run when they are asked for; the default pipeline neither runs nor notices them."
     ran = repro(done, "rivals/dvc.yaml")
-    assert [name.removeprefix("rivals/dvc.yaml:") for name in ran] == ["train@rendered-ddag-1", "evaluate@rendered-ddag-1", "rivals"]
+    assert [name.removeprefix("rivals/dvc.yaml:") for name in ran] == [*(f"{stage}@rendered-{row}-1" for stage in ("train", "evaluate") for row in ("full", "ddag")), "rivals"]
     assert repro(done) == [] and repro(done, "rivals/dvc.yaml") == []
     two = pd.read_csv(done / "results/rivals/tables/table-2.csv").set_index(["row", "dataset", "protocol", "metric"])
     assert two.measured["DDAG", "rendered", "fused", "rank1"] >= 0 and two.published["DDAG", "regdb", "official", "rank1"] == 69.34
-    assert set(pd.read_csv(done / "results/rivals/metrics.csv").variant) == {"ddag"}
+    assert set(pd.read_csv(done / "results/rivals/metrics.csv").variant) == {"full", "ddag"}
     commit(done, "rivals")
     assert not [p for p in git(done, "ls-files", "results/rivals").stdout.split() if p.endswith((".npz", ".safetensors"))]
     change_parameters(done, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
     assert repro(done) == [] and len(repro(done, "rivals/dvc.yaml")) == 3
+    change_parameters(done, lambda value: value["profiles"]["quick"]["train_rivals"].update(steps=5))
+    assert repro(done) == [] and len(repro(done, "rivals/dvc.yaml")) == 5
 
 
 def test_datasets_are_versioned(done):

@@ -6,8 +6,6 @@
 __all__ = ['IdentityBatches', 'PairedBatches', 'ImageStore']
 
 # %% ../../nbs/12_data_batches.ipynb #2d22770e
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
@@ -18,7 +16,7 @@ class IdentityBatches:
     """The positions of the tuples in the batch of a given step.
 
     `identity` (n,): the identity of each tuple; `positions` (n,): where the tuples stand in the dataset.
-    All identities appear once before any appears again. Raises `InputError` when there are fewer than P."""
+    In each round over the identities none appears twice; those that do not fill a batch at its end sit it out. Raises `InputError` when there are fewer than P."""
     def __init__(self, identity, positions, P, K, seed):
         names = np.unique(identity)
         if len(names) < P: raise InputError(f"identities_per_batch is {P}, but there are only {len(names)} identities to train on")

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import pandas as pd
 from pydantic import ConfigDict, Field, model_validator
 
-from ..config import Count, Strict, validated
+from ..config import Strict, validated
 from ..core import InputError, atomic_path, read_json, write_json
 
 # %% ../../nbs/10_data_samples.ipynb #72df9a40

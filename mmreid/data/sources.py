@@ -8,8 +8,6 @@ __all__ = ['PLACES', 'open_source', 'require_sources']
 # %% ../../nbs/18_data_sources.ipynb #2a67fc21
 from pathlib import Path
 
-from ..core import InputError
-
 # %% ../../nbs/18_data_sources.ipynb #fd3a8734
 PLACES = {"regdb": "data/raw/RegDB", "sysu": "data/raw/SYSU-MM01"}
 

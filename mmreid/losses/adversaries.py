@@ -7,7 +7,6 @@ __all__ = ['Evidence', 'evidence', 'modality_discriminator', 'confusion', 'patch
            'Adversaries']
 
 # %% ../../nbs/42_losses_adversaries.ipynb #f0e50f8d
-import math
 from typing import NamedTuple
 
 import torch

@@ -11,7 +11,7 @@ import json
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..config import Model, Variant, adapted
+from ..config import Model, Variant, adapted, validated
 from ..core import InputError, atomic_path
 from .backbone import read_tensors
 from .network import Joint
@@ -51,7 +51,8 @@ def load_network(path, model=None, variant=None):
     for name, expected in (("model", model), ("variant", variant)):
         for key, value in (expected.model_dump() if expected else {}).items():
             if built[name].get(key) != value: raise InputError(f"{path}: checkpoint of another architecture: {name}.{key} is {built[name].get(key)!r}, expected {value!r}")
-    network = build_network(built["modalities"], Model(**built["model"]).model_copy(update={"weights": "none"}), Variant(**built["variant"]))
+    model, variant = (validated(cls, built[key], f"{path}: {key}") for key, cls in (("model", Model), ("variant", Variant)))
+    network = build_network(built["modalities"], model.model_copy(update={"weights": "none"}), variant)
     try: network.load_state_dict(tensors)
     except RuntimeError as error: raise InputError(f"{path}: checkpoint does not fit its own description ({str(error).splitlines()[-1].strip()})") from None
     return network.eval(), built["statistics"]

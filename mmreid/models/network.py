@@ -85,8 +85,8 @@ class Network(nn.Module):
         "Similarity (Q, G) of embeddings e (Q, D) and (G, D): their cosine."
         return query @ gallery.T
 
-    def tune(self, score):
-        "Choose what is chosen after training, by `score()` on validation identities; here nothing is."
+    def tune(self, validation):
+        "Choose what is chosen after training; here nothing is. `validation()` embeds the validation identities and returns a function that says their mAP with the network's similarity as it then is."
 
     @property
     def embedding_width(self): return 3 * self.model.width

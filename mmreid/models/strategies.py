@@ -69,8 +69,9 @@ class Late(Network):
         "Weighted mean cosine (Q, G) over the modalities that both have, or over all pairs where they share none; e (Q, D) and (G, D)."
         q, g = (e.unflatten(1, (len(self.modalities), -1)) for e in (query, gallery))
         (q, here), (g, there) = ((F.normalize(e, dim=2), e.any(2).float()) for e in (q, g))
-        weight = (here * self.w) @ there.T
-        shared = (q * self.w[:, None]).flatten(1) @ g.flatten(1).T / weight.clamp(min=1e-12)
+        w = self.w.to(query.device)
+        weight = (here * w) @ there.T
+        shared = (q * w[:, None]).flatten(1) @ g.flatten(1).T / weight.clamp(min=1e-12)
         across = q.sum(1) @ g.sum(1).T / (here.sum(1)[:, None] * there.sum(1))
         return torch.where(weight > 0, shared, across)
 

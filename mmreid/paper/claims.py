@@ -86,6 +86,7 @@ class Comparison(Claim):
     of: Fact
     relation: Literal["above", "below", "not above"] = Field(alias="is")
     than: Fact
+    by: float = 0.0             # how far the intervals must be apart; for "not above", how much is still nothing
 
 AnyClaim = Annotated[Figure | Margin | Statistic | Ordering | Weight | Comparison, Field(discriminator="kind")]
 
@@ -180,7 +181,7 @@ def judge_weight(claim, measured, claims):
     return found
 
 def judge_comparison(claim, measured, claims):
-    "Two facts: their intervals are apart in the claimed direction, in the other, or not apart."
+    "Two facts: their intervals are apart, by `claim.by`, in the claimed direction, in the other, or not apart; *not above* holds when the first is surely no more than `claim.by` above the second."
     found = []
     for dataset in measured.datasets or ["rendered"]:
         a, b = (measured.find("facts", dataset=dataset, **fact.model_dump()) for fact in (claim.of, claim.than))
@@ -188,9 +189,9 @@ def judge_comparison(claim, measured, claims):
         else:
             ends = lambda r: (r.value, r.value) if pd.isna(r.low) else (r.low, r.high)
             (a_low, a_high), (b_low, b_high) = ends(a), ends(b)
-            over, under = a_low > b_high, a_high < b_low
-            verdict = {"above": "holds" if over else "does not hold" if under else "undecided", "below": "holds" if under else "does not hold" if over else "undecided",
-                       "not above": "does not hold" if over else "holds"}[claim.relation]
+            over, under = a_low > b_high + claim.by, a_high < b_low - claim.by
+            for_it, against_it = {"above": (over, under), "below": (under, over), "not above": (a_high < b_low + claim.by, over)}[claim.relation]
+            verdict = "holds" if for_it else "does not hold" if against_it else "undecided"
             outcome = dict(measured=a.value, low=a.low, high=a.high, verdict=verdict, note=f"against {b.value:.3g}" + ("" if pd.isna(b.low) else f" [{b.low:.3g}, {b.high:.3g}]"))
         found.append(dict(dataset=dataset, variant=claim.of.variant, metric=claim.of.metric, command=command(dataset, *dict.fromkeys((claim.of.variant, claim.than.variant))), **outcome))
     return found

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ..config import Strict
+from ..config import Strict, adapted
 from ..core import InputError
 from .claims import Published
 
@@ -94,13 +94,16 @@ def printed(table, protocols=("official", "fused", "rgb → ir", "ir → rgb")):
     return wide.loc[:, (wide.drop("chance") != "").any()]
 
 # %% ../../nbs/73_paper_rivals.ipynb #c697664c
-def own_settings(variant):
-    "What a variant has of its own, in words: from its overrides, its method and its losses."
-    values = {k: v for k, v in [*variant.override, *(variant.rival or [])] if v is not None and k != "method"}
-    written = [f"{k.replace('_', ' ')} {v:g}" for k, v in values.items()]
+def own_settings(variant, model, train):
+    "What a variant has of its own, in words: the private stages, where its training differs from the common one, its method and its losses; `model`, `train`: groups of parameters."
+    common = {**dict(train), **dict(train.augmentation)}
+    own = adapted(train, variant)
+    differing = [(k, v) for k, v in [*own, *own.augmentation] if v != common[k] and k != "augmentation"]
+    values = [("private_stages", adapted(model, variant).private_stages), *differing, *((k, v) for k, v in variant.rival or [] if k != "method")]
+    written = [f"{k.replace('_', ' ')} {v:g}" for k, v in values]
     return "; ".join([*written, "losses " + ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in variant.losses.items())])
 
-def footnotes(variants, rows):
-    "A line for each row's variant that is among `variants` (name -> `mmreid.config.Variant`)."
-    notes = {name: f"{row.reading}{', figures second-hand' if row.second_hand else ''}. {own_settings(variants[row.variant])}" for name, row in rows.items() if row.variant in variants}
+def footnotes(variants, rows, model, train):
+    "A line for each row's variant that is among `variants` (name -> `mmreid.config.Variant`); `model`, `train`: what all have in common."
+    notes = {name: f"{row.reading}{', figures second-hand' if row.second_hand else ''}. {own_settings(variants[row.variant], model, train)}" for name, row in rows.items() if row.variant in variants}
     return pd.DataFrame({"what it is, and what it has of its own": notes}).rename_axis("row")

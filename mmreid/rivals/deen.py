@@ -105,9 +105,9 @@ class CenterGuided(nn.Module):
 
     def pair(self, v, n, generated):
         "L for centers (P, d) of a modality's images, of another's, and of a branch generated from the first."
-        own, near = ((c - n).square().sum(1).clamp(min=1e-12).sqrt() for c in (v, generated))
-        bars = [(own.detach(), 1.0)]
-        if len(n) > 1: bars += [(pairwise_distance(c, c).masked_fill(torch.eye(len(c), dtype=torch.bool, device=c.device), torch.inf).amin(1), 0.5) for c in (n, v)]
+        moved, near = ((c - generated).square().sum(1).clamp(min=1e-12).sqrt() for c in (v, n))
+        bars = [(moved.detach(), 1.0)]
+        if len(n) > 1: bars += [(pairwise_distance(c, c).masked_fill(torch.eye(len(c), dtype=torch.bool, device=c.device), torch.inf).amin(1), 0.5) for c in (generated, v)]
         return sum(weight * F.relu(self.margin + near - bar).sum() for bar, weight in bars) / max(len(n), 1)
 
     def forward(self, embedding, identity, mask):

@@ -11,13 +11,11 @@ import hashlib, os, threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from multiprocessing import connection, get_context, parent_process
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ...config import Rendered
 from ...core import atomic_path, clear_partial, content_hash, generator, progress
 from .body import rotation
 from .scene import CAMERAS, cast, draw_waves, loose_objects, occluder, project, window

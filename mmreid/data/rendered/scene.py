@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...core import generator
-from .wardrobe import NEAR, PALETTE, look, slot_at, solid, SLOTS, ellipsoid
+from .wardrobe import SLOTS, look, slot_at, solid
 
 # %% ../../../nbs/22_rendered_scene.ipynb #998a6911
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ __all__ = ['SCENARIOS', 'GRAIN', 'DEPTH_RANGE', 'Scenario', 'shrink', 'blur', 't
 
 # %% ../../../nbs/23_rendered_sensors.ipynb #fcb56952
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
