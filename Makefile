@@ -29,7 +29,7 @@ setup:  ## make .venv from requirements.lock, unless it is there and neither the
 repro: setup  ## run the pipeline: render, pack, train, evaluate, analyse, report (what is up to date is not run again)
 	dvc repro
 
-rivals: setup  ## run the rivals of Table 2 as well (results/rivals)
+rivals: setup  ## train and evaluate every row of Table 2 (half an hour; results/rivals)
 	dvc repro rivals/dvc.yaml
 
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so

@@ -1,6 +1,7 @@
 "What stands in two places says the same in both."
 import configparser
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -68,6 +69,35 @@ def test_rivals_run_the_stages_of_the_pipeline(stage):
     expected = yaml.safe_load(re.sub("results/(models|curves|evaluations)", r"results/rivals/\1", text))
     outs = [{path: {"cache": False}} for out in expected["outs"] for path in (out if isinstance(out, dict) else [out])]
     assert stages_of("rivals/dvc.yaml")[stage] == expected | {"wdir": "..", "outs": outs}
+
+
+def leaves(value, path=()):
+    "Path -> value of everything in nested maps that is no map."
+    if not isinstance(value, dict): return {path: value}
+    return {place: leaf for key, inner in value.items() for place, leaf in leaves(inner, (*path, key)).items()}
+
+
+def test_an_override_changes_one_value(tmp_path):
+    "With `dvc exp run -S`; what an anchor shares would change in several places, or in none."
+    from dvc.utils.hydra import apply_overrides
+    before = leaves(yaml.safe_load((ROOT / "params.yaml").read_text()))
+    asked = [place for place in before if place[:2] in (("profiles", "quick"), ("profiles", "paper"), ("variants", "full")) and isinstance(before[place], (int, float, bool))]
+    assert len(asked) > 70
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    apply_overrides(tmp_path / "params.yaml", [f"{'.'.join(place)}=77" for place in asked])
+    after = leaves(yaml.safe_load((tmp_path / "params.yaml").read_text()))
+    assert {place for place in before if after[place] != before[place]} == set(asked) and after.keys() == before.keys()
+    assert {after[place] for place in asked} == {77}
+
+
+def test_ablations_change_one_thing():
+    "Each variant `full-…` differs from `full` in one value, or lacks one."
+    variants = {name: leaves(value) for name, value in yaml.safe_load((ROOT / "params.yaml").read_text())["variants"].items()}
+    full, ablations = variants["full"], [name for name in variants if name.startswith("full-")]
+    for name in ablations:
+        differing = {place for place in full.keys() | variants[name].keys() if full.get(place, "absent") != variants[name].get(place, "absent")}
+        assert len({place[:2] for place in differing}) == 1, (name, differing)
+    assert len(ablations) == 16
 
 
 def test_library_needs_no_tool_of_the_pipeline():

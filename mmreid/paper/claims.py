@@ -86,7 +86,7 @@ class Comparison(Claim):
     of: Fact
     relation: Literal["above", "below", "not above"] = Field(alias="is")
     than: Fact
-    by: float = 0.0             # how far the intervals must be apart; for "not above", how much is still nothing
+    by: float = 0.0             # the least difference that matters
 
 AnyClaim = Annotated[Figure | Margin | Statistic | Ordering | Weight | Comparison, Field(discriminator="kind")]
 
@@ -181,7 +181,7 @@ def judge_weight(claim, measured, claims):
     return found
 
 def judge_comparison(claim, measured, claims):
-    "Two facts: their intervals are apart, by `claim.by`, in the claimed direction, in the other, or not apart; *not above* holds when the first is surely no more than `claim.by` above the second."
+    "Two facts: from their intervals, whether the first is surely more than `claim.by` above (below) the second, surely not, or neither."
     found = []
     for dataset in measured.datasets or ["rendered"]:
         a, b = (measured.find("facts", dataset=dataset, **fact.model_dump()) for fact in (claim.of, claim.than))
@@ -190,7 +190,8 @@ def judge_comparison(claim, measured, claims):
             ends = lambda r: (r.value, r.value) if pd.isna(r.low) else (r.low, r.high)
             (a_low, a_high), (b_low, b_high) = ends(a), ends(b)
             over, under = a_low > b_high + claim.by, a_high < b_low - claim.by
-            for_it, against_it = {"above": (over, under), "below": (under, over), "not above": (a_high < b_low + claim.by, over)}[claim.relation]
+            not_over, not_under = a_high < b_low + claim.by, a_low > b_high - claim.by
+            for_it, against_it = {"above": (over, not_over), "below": (under, not_under), "not above": (not_over, over)}[claim.relation]
             verdict = "holds" if for_it else "does not hold" if against_it else "undecided"
             outcome = dict(measured=a.value, low=a.low, high=a.high, verdict=verdict, note=f"against {b.value:.3g}" + ("" if pd.isna(b.low) else f" [{b.low:.3g}, {b.high:.3g}]"))
         found.append(dict(dataset=dataset, variant=claim.of.variant, metric=claim.of.metric, command=command(dataset, *dict.fromkeys((claim.of.variant, claim.than.variant))), **outcome))

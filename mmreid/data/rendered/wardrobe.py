@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import numpy as np
 
-
 from .body import asset, bone_transforms, reference_shape, rest_shape, skin, walk_pose
 
 # %% ../../../nbs/21_rendered_wardrobe.ipynb #8b47ab40
