@@ -38,7 +38,7 @@ test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 lab: setup  ## open JupyterLab on the notebooks
 	jupyter lab nbs
 
-trials: setup  ## try settings on validation identities, as params.yaml lists them (half an hour; goes on where it was)
+trials: setup  ## try settings on validation identities, as params.yaml lists them (half an hour on two cores; goes on where it was)
 	python -m mmreid.trials
 
 bench: setup  ## measure what things cost, on a machine that does nothing else
