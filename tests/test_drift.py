@@ -11,11 +11,11 @@ import yaml
 from conftest import BIN, ROOT, environment, run, tracked
 
 import mmreid
-from mmreid.notebooks import STAGES
+from mmreid.pipeline.stages import STAGES
 
 PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "embreex",
                  "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
-PLOTTING = ["mmreid.figures", "mmreid.figures_method"]      # the only modules that belong to an extra as a whole
+PLOTTING = ["mmreid.report.figures", "mmreid.report.figures_method"]      # the only modules that belong to an extra as a whole
 
 
 def test_library_is_what_the_notebooks_export(tree):
@@ -55,7 +55,7 @@ def test_pipeline_tracks_what_a_stage_is_given(stage):
 def test_pipeline_runs_a_stage_with_its_arguments(stage):
     "And hands its process over (exec), so that the runner sees dvc die; and depends on the stage's code."
     item = {"dataset": "${item}"} if STAGES[stage].arguments == ("dataset",) else {a: f"${{item.{a}}}" for a in STAGES[stage].arguments}
-    words = " ".join([f"exec python -m mmreid.notebooks run {stage}", *(f"{a}={value}" for a, value in item.items())])
+    words = " ".join([f"exec python -m mmreid.pipeline.stages run {stage}", *(f"{a}={value}" for a, value in item.items())])
     assert pipeline()[stage]["cmd"] == words
     assert f"results/code/{STAGES[stage].notebook or stage}.py" in pipeline()[stage]["deps"]
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from conftest import ROOT, environment, run
 
-from mmreid.notebooks import settle
+from mmreid.pipeline.stages import settle
 
-RUN = [sys.executable, "-m", "mmreid.notebooks", "run", "pack", "dataset=rendered"]
+RUN = [sys.executable, "-m", "mmreid.pipeline.stages", "run", "pack", "dataset=rendered"]
 PARAMETERS = 'dataset = ""\nconfig = None'
 WORK = """
 import multiprocessing, time
@@ -163,7 +163,7 @@ def test_dvc_killed(versioned, shell, monkeypatch):
 def test_runner_killed_under_dvc(versioned):
     "DVC reports the failure and keeps nothing of the run."
     process, below = start(versioned, ["dvc", "repro"])
-    runner = next(p for p in below if "mmreid.notebooks" in p.cmdline())
+    runner = next(p for p in below if "mmreid.pipeline.stages" in p.cmdline())
     runner.kill()
     out, err = process.communicate(timeout=20)
     assert process.returncode != 0 and "failed to reproduce 'pack'" in err

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmreid.core import InputError
-from mmreid.metrics import assert_same_ranking, chance, rank_metrics, rank_metrics_by_definition, stable_order
+from mmreid.ranking.metrics import assert_same_ranking, chance, rank_metrics, rank_metrics_by_definition, stable_order
 
 DISTANCES = {
     "ties": st.integers(0, 3).map(float),

@@ -7,7 +7,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from mmreid.core import InputError
-from mmreid.notebooks import STAGES, check_parameters, flags_of, front_matter, kernel_manager, read_notebook, stage_code, without_flagged
+from mmreid.pipeline.stages import STAGES, check_parameters, flags_of, front_matter, kernel_manager, read_notebook, stage_code, without_flagged
 
 PATHS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 STAGE_PATHS = [p for p in PATHS if p.parent.name == "stages"]

@@ -220,19 +220,19 @@ def test_a_truncated_image_is_named(done):
     image = sorted((done / "data/rendered").rglob("*.png"))[5]
     image.chmod(0o644)
     image.write_bytes(image.read_bytes()[:50])
-    stopped = run("python", "-m", "mmreid.notebooks", "run", "pack", "dataset=rendered", root=done)
+    stopped = run("python", "-m", "mmreid.pipeline.stages", "run", "pack", "dataset=rendered", root=done)
     assert stopped.returncode == 1 and image.name in stopped.stderr and "samples.csv line" in stopped.stderr and "Traceback" not in stopped.stderr
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(done):
     "No file may grow beyond a limit: what a full disk does to the arrays."
     before = contents(done, ["data/packed/rendered/rgb.npy"])
-    stopped = run("bash", "-c", "ulimit -f 100; exec python -m mmreid.notebooks run pack dataset=rendered", root=done)
+    stopped = run("bash", "-c", "ulimit -f 100; exec python -m mmreid.pipeline.stages run pack dataset=rendered", root=done)
     assert stopped.returncode == 1 and "no room on the disk" in stopped.stderr and "Traceback" not in stopped.stderr
     assert contents(done, before) == before
 
 
 def test_a_checkpoint_of_another_architecture_is_named(done):
     change_parameters(done, lambda value: value["profiles"]["quick"]["model"].update(width=16))
-    stopped = run("python", "-m", "mmreid.notebooks", "run", "evaluate", "dataset=rendered", "variant=full", "seed=1", root=done)
+    stopped = run("python", "-m", "mmreid.pipeline.stages", "run", "evaluate", "dataset=rendered", "variant=full", "seed=1", root=done)
     assert stopped.returncode == 1 and "another architecture: model.width is 8, expected 16" in stopped.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from mmreid.config import load_params
 from mmreid.data.packed import Packed
-from mmreid.training import Training
+from mmreid.training.loop import Training
 
 folder = Path(sys.argv[1])
 params = load_params(sys.argv[2])

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "nbs/index.ipynb").exists(), reason=
 def test_readme_is_index_with_the_present_results(tree):
     written = (ROOT / "README.md").read_text()
     (tree / "README.md").unlink()
-    done = run("python", "-m", "mmreid.notebooks", "readme", root=tree)
+    done = run("python", "-m", "mmreid.pipeline.stages", "readme", root=tree)
     assert done.returncode == 0, done.stderr
     assert (tree / "README.md").read_text() == written
 

@@ -17,10 +17,10 @@ from mmreid.core import InputError, subsets
 from mmreid.data.packed import Packed, pack_dataset
 from mmreid.data.regdb import read_regdb
 from mmreid.data.sysu import CAMERAS, read_ids, read_permutations, read_sysu
-from mmreid.evaluation_official import measure_official
-from mmreid.metrics import rank_metrics_by_definition
-from mmreid.official import QUESTIONS, headlines, joined_by_identity, rank_questions
-from mmreid.protocols import cosine_similarity
+from mmreid.evaluation.official import measure_official
+from mmreid.ranking.metrics import rank_metrics_by_definition
+from mmreid.ranking.official import QUESTIONS, headlines, joined_by_identity, rank_questions
+from mmreid.ranking.protocols import cosine_similarity
 
 official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=ABSENT)
 CHECK = [sys.executable, "-c", "import sys; from mmreid.data.check import main; sys.exit(main())"]     # what the console script mmreid-data runs

@@ -11,9 +11,9 @@ from conftest import ROOT, change_parameters, run, tracked
 from real_trees import look_alikes
 
 from mmreid.config import load_params
-from mmreid.evaluation import over_seeds, read_results
-from mmreid.official import HEADLINE, headlines
-from mmreid.paper.claims import Measured, judge_figure, load_claims
+from mmreid.evaluation.measure import over_seeds, read_results
+from mmreid.ranking.official import HEADLINE, headlines
+from mmreid.report.claims import Measured, judge_figure, load_claims
 
 
 def shrink(value):
@@ -129,6 +129,6 @@ def test_tuples_are_analysed(done):
 def test_the_walk_through_shows_what_is_there(done):
     "With both datasets in place; without any it runs among the other notebooks."
     path = done / "nbs/extras/real_datasets.ipynb"
-    made = run("python", "-m", "mmreid.notebooks", "refresh", str(path), root=done)
+    made = run("python", "-m", "mmreid.pipeline.stages", "refresh", str(path), root=done)
     assert made.returncode == 0, made.stderr
     assert "no such folder" not in path.read_text() and path.read_text().count("image/png") == 2

@@ -11,7 +11,7 @@ from conftest import ROOT, environment, run
 
 from mmreid.data.toy import toy_dataset
 
-STAGE = [sys.executable, "-m", "mmreid.notebooks", "run"]
+STAGE = [sys.executable, "-m", "mmreid.pipeline.stages", "run"]
 TRAIN = [*STAGE, "train", "dataset=rendered", "variant=full", "seed=1"]
 NAME = "rendered-full-1"
 STEPS, CHECKPOINT = 30, 4
