@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro rivals test lab trials bench readme notebooks export lock lock-check clean
+.PHONY: help setup repro compared test lab trials bench readme notebooks export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,8 +29,8 @@ setup:  ## make .venv from requirements.lock, unless it is there and neither the
 repro: setup  ## run the pipeline: render, pack, train, evaluate, analyse, report (what is up to date is not run again)
 	dvc repro
 
-rivals: setup  ## train and evaluate every row of Table 2 (half an hour; results/rivals)
-	dvc repro rivals/dvc.yaml
+compared: setup  ## train and evaluate every row of Table 2 (half an hour; results/<profile>/compared)
+	dvc repro prepare && dvc repro compared/dvc.yaml
 
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 	pytest -n 2 --flags "$(FLAGS)"
@@ -38,17 +38,17 @@ test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 lab: setup  ## open JupyterLab on the notebooks
 	jupyter lab nbs
 
-trials: setup  ## try settings on validation identities, as params.yaml lists them (half an hour on two cores; goes on where it was)
-	python -m mmreid.trials
+trials: setup  ## try settings on validation identities, as params.yaml lists them (half an hour on two cores; resumes after an interruption)
+	python -m mmreid.training.trials
 
 bench: setup  ## measure what things cost, on a machine that does nothing else
-	python -m mmreid.benchmarks
+	python -m mmreid.report.benchmarks
 
 readme: setup  ## make README.md from nbs/index.ipynb and results/
-	python -m mmreid.notebooks readme
+	python -m mmreid.pipeline readme
 
 notebooks: setup  ## run every module notebook again, in place
-	python -m mmreid.notebooks refresh nbs/[0-9]*.ipynb
+	python -m mmreid.pipeline refresh nbs/[0-9]*/*.ipynb
 	nbdev_clean
 
 export: setup  ## write the library from the notebooks, and clean them

@@ -15,7 +15,7 @@ from mmreid.pipeline.stages import STAGES
 
 PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "embreex",
                  "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
-PLOTTING = ["mmreid.report.figures", "mmreid.report.figures_method"]      # the only modules that belong to an extra as a whole
+PLOTTING = [f"mmreid.report.figures{part}" for part in ("", "_method", "_ranking", "_maps", "_claims")]     # belong to an extra
 
 
 def test_library_is_what_the_notebooks_export(tree):

@@ -12,12 +12,12 @@ import pytest
 from conftest import ROOT, environment
 from real_trees import ABSENT, OFFICIAL, look_alikes, regdb_tree, sysu_tree
 
-from mmreid.config import load_params
 from mmreid.core import InputError, subsets
 from mmreid.data.packed import Packed, pack_dataset
 from mmreid.data.regdb import read_regdb
 from mmreid.data.sysu import CAMERAS, read_ids, read_permutations, read_sysu
 from mmreid.evaluation.official import measure_official
+from mmreid.methods.registry import load_params
 from mmreid.ranking.metrics import rank_metrics_by_definition
 from mmreid.ranking.official import QUESTIONS, headlines, joined_by_identity, rank_questions
 from mmreid.ranking.protocols import cosine_similarity
@@ -72,7 +72,7 @@ def test_sysu_has_the_official_counts(trees):
     training = dataset.table[dataset.table.split != "test"]
     assert [(training[m] != "").sum() for m in ("rgb", "ir")] == [22258, 11909]
     table = test_of(dataset).table
-    questions = {trials[0].scenario: trials for trials in QUESTIONS["sysu"](table)}
+    questions = {trials[0].setting: trials for trials in QUESTIONS["sysu"](table)}
     assert (table.rgb != "").sum() == 6775 and {len(trials) for trials in questions.values()} == {10}
     size = {"all-search, 1 shot": 301, "all-search, 10 shots": 3010, "indoor-search, 1 shot": 112, "indoor-search, 10 shots": 1120}
     for name, trials in questions.items():
@@ -99,7 +99,7 @@ def assert_same_figures(trials, metrics, see, some):
     for t, m in zip(trials, metrics):
         q = t.query[some]
         slow = rank_metrics_by_definition(-see(q, t.query_subset, t.gallery, t.gallery_subset), t.identity[q], t.gallery_ids, excluded=t.excluded[some], cmc=t.cmc)
-        for name in ("rank", "ap", "inp", "share"): np.testing.assert_allclose(getattr(m, name)[some], getattr(slow, name), rtol=1e-9, err_msg=f"{t.scenario}: {name}")
+        for name in ("rank", "ap", "inp", "share"): np.testing.assert_allclose(getattr(m, name)[some], getattr(slow, name), rtol=1e-9, err_msg=f"{t.setting}: {name}")
 
 
 def random_similarity(table, width=32):
@@ -114,7 +114,7 @@ def test_sysu_figures_are_those_of_the_definition(trees):
     table, permutations = test_of(read_sysu(root)).table, read_permutations(root)
     questions, see = QUESTIONS["sysu"](table), random_similarity(table)
     for trials, metrics in zip(questions, rank_questions(questions, see)):
-        mode, shots, convention = trials[0].scenario.split(", ")
+        mode, shots, convention = trials[0].setting.split(", ")
         cameras = [c for c, m in CAMERAS.items() if m == "rgb" and (mode == "all-search" or c in ("cam1", "cam2"))]
         for n in (0, 9): assert sorted(table.rgb.iloc[trials[n].gallery]) == literal_gallery(root, cameras, int(shots.split()[0]), n, convention.split()[0], permutations)
         assert (trials[0].excluded == ((table.camera_ir.iloc[trials[0].query] == "cam3").to_numpy()[:, None] & (table.camera_rgb.iloc[trials[0].gallery] == "cam2").to_numpy())).all()
@@ -230,8 +230,8 @@ def test_a_run_opens_regdb_with_its_own_split(small, tmp_path):
 def test_sysu_trains_on_validation_identities_or_holds_them_out(small, tmp_path):
     packed = pack_dataset(read_sysu(small["sysu"]), tmp_path / "packed", 96, 32)
     count = lambda packed: packed.table.groupby("split").identity.nunique().to_dict()
-    assert count(packed.for_run(1)) == {"train": 6, "val": 4, "test": 6} and count(packed.for_run(1, "trained on")) == {"train": 10, "test": 6}
-    assert packed.for_run(1).statistics != packed.for_run(1, "trained on").statistics
+    assert count(packed.for_run(1)) == {"train": 6, "val": 4, "test": 6} and count(packed.for_run(1, "trained_on")) == {"train": 10, "test": 6}
+    assert packed.for_run(1).statistics != packed.for_run(1, "trained_on").statistics
 
 
 def test_estimated_depth_is_called_pseudo_everywhere(small, tmp_path):
@@ -246,7 +246,7 @@ def test_estimated_depth_is_called_pseudo_everywhere(small, tmp_path):
     random = np.random.default_rng(0)
     see = cosine_similarity({s: random.normal(size=(len(test.table), 8)) for s in subsets(test.modalities)})
     metrics = measure_official(test, see, load_params(ROOT / "params.yaml").chosen.evaluate, dataset="regdb", profile="p", variant="v", seed=2, device="cpu").metrics
-    assert metrics.scenario.str.endswith(", with pseudo-depth").all() and headlines(metrics).query("protocol == 'official'").empty
+    assert metrics.setting.str.endswith(", with pseudo-depth").all() and headlines(metrics).query("protocol == 'official'").empty
     assert len(metrics[(metrics.protocol == "paired") & (metrics.metric == "rank1")]) == 49
 
 

@@ -45,7 +45,7 @@ def test_missing_data_stop_with_one_sentence(tmp_path):
     stopped = run("dvc", "repro", root=root)
     told = [line for line in stopped.stderr.splitlines() if line.startswith("error: ")]
     assert stopped.returncode != 0 and told == ["error: data/raw/RegDB: no such folder; put RegDB there: the folders Visible and Thermal, and idx with its forty lists "
-                                                "(nbs/extras/real_datasets.ipynb says how to get them)"]
+                                                "(see nbs/8_real_datasets/06_real_datasets.ipynb)"]
     assert not (root / "data/packed").exists() and "Traceback" not in stopped.stderr
 
 
@@ -128,7 +128,7 @@ def test_tuples_are_analysed(done):
 
 def test_the_walk_through_shows_what_is_there(done):
     "With both datasets in place; without any it runs among the other notebooks."
-    path = done / "nbs/extras/real_datasets.ipynb"
+    path = done / "nbs/8_real_datasets/06_real_datasets.ipynb"
     made = run("python", "-m", "mmreid.pipeline.stages", "refresh", str(path), root=done)
     assert made.returncode == 0, made.stderr
     assert "no such folder" not in path.read_text() and path.read_text().count("image/png") == 2

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .joint import singles
-from ..models.suppression import Recovery
+from ..models.suppression import Recovery, suppression_of
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #a4308d09
 class Evidence(NamedTuple):
@@ -31,14 +31,14 @@ def evidence(embedding, mask):
     return Evidence(F.normalize(embedding.z[position]), modality, embedding.recovery)
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #c9101531
-def modality_discriminator(width, modalities):
-    "Features (N, width) -> logits (N, M)."
-    return nn.Sequential(nn.Linear(width, 128), nn.LeakyReLU(0.2), nn.Linear(128, modalities))
+def modality_discriminator(width, hidden, modalities):
+    "Features (N, width) -> logits (N, M), through a layer of `hidden` numbers."
+    return nn.Sequential(nn.Linear(width, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, modalities))
 
-def confusion(logits, modality, aim):
-    "What the network minimises: cross-entropy to the uniform distribution, or minus that to the truth (`reversal`); `logits` (N, M), `modality` (N,)."
+def confusion(logits, modality, target):
+    "What the network minimises: cross-entropy to the uniform distribution, or minus that to the truth (`negated`); `logits` (N, M), `modality` (N,)."
     logs = logits.log_softmax(1)
-    if aim == "uniform": return -logs.mean()
+    if target == "uniform": return -logs.mean()
     return F.nll_loss(logs, modality, reduction="sum").neg() / max(len(modality), 1)
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #623f5f24
@@ -54,14 +54,14 @@ def balanced_accuracy(logits, hidden):
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #3de91a22
 class Adversaries(nn.Module):
-    "The discriminators that `variant` asks for against a `network`."
-    def __init__(self, network, variant):
+    "The discriminators that a `variant` needs against its `network`; `width`: of the modality discriminator."
+    def __init__(self, network, variant, width):
         super().__init__()
-        suppression = variant.fusion.suppression if variant.fusion else None
-        self.aim, self.consistency = variant.confusion, variant.losses.get("modal_consistency", 0.0)
-        self.deception = suppression.deception if suppression else 0.0
-        self.modality = modality_discriminator(3 * network.model.width, len(network.modalities)) if self.consistency else None
-        self.patch = patch_discriminator(network.backbone.channels) if self.deception else None
+        suppression, size = suppression_of(variant.method), (3 * network.model.branch_dim, width, len(network.modalities))
+        self.target, self.consistency = variant.adversarial_target, variant.losses.get("modal_consistency", 0.0)
+        self.recovery = suppression.recovery_adversarial if suppression else 0.0
+        self.modality = modality_discriminator(*size) if self.consistency else None
+        self.patch = patch_discriminator(network.backbone.channels) if self.recovery else None
 
     def __bool__(self): return bool(self.modality or self.patch)
 
@@ -84,12 +84,12 @@ class Adversaries(nn.Module):
         loss, values = seen.feature.new_zeros(()), {}
         self.requires_grad_(False)
         if self.modality and len(seen.modality):
-            values["modal_consistency"] = confusion(self.modality(seen.feature), seen.modality, self.aim)
+            values["modal_consistency"] = confusion(self.modality(seen.feature), seen.modality, self.target)
             loss = loss + self.consistency * values["modal_consistency"]
         if self.patch and seen.recovery:
             hidden = seen.recovery.hidden
             logits = self.patch(seen.recovery.mended)
-            values["deception"] = (F.softplus(logits) * hidden).sum() / hidden.sum().clamp(min=1)      # cross-entropy to "original"
-            loss = loss + self.deception * values["deception"]
+            fooled = (F.softplus(logits) * hidden).sum() / hidden.sum().clamp(min=1)      # cross-entropy to "original"
+            loss, values["recovery_adversarial"] = loss + self.recovery * fooled, fooled
         self.requires_grad_(True)
         return loss, values

@@ -69,7 +69,7 @@ def centers(points, identity, mask):
 
 # %% ../../nbs/4_losses/02_joint.ipynb #ff99cfb2
 class CenterAlignment(nn.Module):
-    "Center alignment (§3.3) of the passes with one modality, of their z or (`on` = direction) of z/‖z‖."
+    "Center alignment (§3.3) of the passes with one modality, of their z (`on` = raw) or of z/‖z‖ (unit)."
     def __init__(self, on):
         super().__init__()
         self.on = on
@@ -86,7 +86,7 @@ class CenterAlignment(nn.Module):
 
     def distances(self, embedding, identity, mask):
         "Mean squared distance between two modalities' centers of a person, mean squared length of a center."
-        c, there = centers(embedding.z if self.on == "z" else F.normalize(embedding.z), identity, mask)
+        c, there = centers(embedding.z if self.on == "raw" else F.normalize(embedding.z), identity, mask)
         m, n = torch.triu_indices(*mask.shape[1:] * 2, offset=1, device=mask.device)
         pairs = there[:, m] & there[:, n]
         distance = ((c[:, m] - c[:, n]).square().sum(-1) * pairs).sum() / pairs.sum().clamp(min=1)

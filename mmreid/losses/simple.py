@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 # %% ../../nbs/4_losses/01_simple.ipynb #c2a5f642
 class Classification(nn.Module):
-    "Softmax cross-entropy of a linear classifier on z; `identities` is the number of training identities."
+    "Softmax cross-entropy of a linear classifier on z; `width` is that of z, `identities` their number in training."
     def __init__(self, width, identities, label_smoothing=0.0):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(identities, width) * 0.001)
         self.label_smoothing = label_smoothing
 
     def forward(self, embedding, identity, mask=None):
-        "`embedding` of R passes, `identity` (R,) in 0 … identities - 1 -> scalar; which modalities a pass had (`mask`) does not matter here."
+        "`embedding` of R passes, `identity` (R,) in 0 … identities - 1 -> scalar; `mask` is not used."
         return F.cross_entropy(embedding.z @ self.weight.T, identity, label_smoothing=self.label_smoothing)
 
 # %% ../../nbs/4_losses/01_simple.ipynb #53ec5b47
@@ -30,7 +30,9 @@ def pairwise_distance(a, b):
 
 # %% ../../nbs/4_losses/01_simple.ipynb #46ffd13e
 def hardest_triplet(distance, positive, negative, margin):
-    "Mean of max(0, margin + hardest positive - hardest negative) over the anchors that have both; `distance`, `positive`, `negative` (R, R). 0 without such an anchor."
+    """Mean of max(0, margin + hardest positive - hardest negative) over V, the anchors that have both.
+
+    `distance` (R, R); `positive`, `negative` (R, R) bool: which rows are such for an anchor. 0 without an anchor."""
     if not len(distance): return distance.sum()
     hardest_positive = distance.masked_fill(~positive, -torch.inf).amax(1)
     hardest_negative = distance.masked_fill(~negative, torch.inf).amin(1)
@@ -39,13 +41,13 @@ def hardest_triplet(distance, positive, negative, margin):
 
 # %% ../../nbs/4_losses/01_simple.ipynb #3e9024c7
 class Triplet(nn.Module):
-    "Batch-hard triplet loss on e, blind to modalities."
+    "Batch-hard triplet loss on e, blind to modalities (Hermans et al., 2017)."
     def __init__(self, margin):
         super().__init__()
         self.margin = margin
 
     def forward(self, embedding, identity, mask=None):
-        "`embedding` of R passes, `identity` (R,) -> scalar."
+        "`embedding` of R passes, `identity` (R,) -> scalar; `mask` is not used."
         same = identity[:, None] == identity[None]
         itself = torch.eye(len(identity), dtype=torch.bool, device=identity.device)
         return hardest_triplet(pairwise_distance(embedding.e, embedding.e), same & ~itself, ~same, self.margin)

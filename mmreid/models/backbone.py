@@ -19,11 +19,13 @@ from ..core import InputError
 
 # %% ../../nbs/3_method/01_backbone.ipynb #631b8caa
 def resnet10_stages():
-    "Five stages in the shape of a ResNet-18 with one block for two and half the channels."
-    stem = nn.Sequential(nn.Conv2d(3, 32, 7, 2, 3, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))
-    stages, inputs = [stem], 32
+    "Five stages in the shape of a ResNet-18, with one block instead of two and half the channels."
+    first = nn.Conv2d(3, 32, 7, 2, 3, bias=False)
+    stages = [nn.Sequential(first, nn.BatchNorm2d(32), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1))]
+    inputs = 32
     for outputs, stride in zip((32, 64, 128, 256), (1, 2, 2, 1)):
-        shortcut = None if inputs == outputs else nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+        shortcut = None
+        if inputs != outputs: shortcut = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
         stages.append(nn.Sequential(BasicBlock(inputs, outputs, stride, shortcut)))
         inputs = outputs
     for layer in nn.Sequential(*stages).modules():
@@ -31,13 +33,16 @@ def resnet10_stages():
     return stages
 
 # %% ../../nbs/3_method/01_backbone.ipynb #4c5ab03f
-CHANNELS = {"resnet10": 256, "resnet18": 512, "resnet34": 512, "resnet50": 2048}     # of a feature map
+CHANNELS = {"resnet10": 256, "resnet18": 512, "resnet34": 512, "resnet50": 2048}     # C of a feature map
 
 def resnet_stages(name, weights="none"):
-    "The five stages of ResNet `name` (last stride 1): the stem divides the resolution by 4, layer2 and layer3 by 2 each. `InputError` for weights that are not those of `name`."
+    """The five stages of the ResNet `name`, the last with stride 1: (N, 3, H, W) -> (N, C, H/16, W/16).
+
+    The stem divides the resolution by 4, layer2 and layer3 by 2 each. `weights`: see `load_weights`, or "none".
+    `InputError` for weights that do not belong to `name`."""
     if name == "resnet10":
-        if weights != "none": raise InputError(f"weights {weights!r}: there are none for a resnet10; model.weights must be none")
-        return resnet10_stages()
+        if weights == "none": return resnet10_stages()
+        raise InputError(f"weights {weights!r}: there are none for a resnet10; model.weights must be none")
     network = getattr(torchvision.models, name)(weights=None)
     if weights != "none": load_weights(network, name, weights)
     first = network.layer4[0]
@@ -47,26 +52,34 @@ def resnet_stages(name, weights="none"):
 
 # %% ../../nbs/3_method/01_backbone.ipynb #b4637227
 def read_tensors(path):
-    "Name -> tensor from a `.safetensors` or PyTorch file of plain tensors; `InputError` names a file that is anything else."
-    try: return load_file(path) if Path(path).suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    """Name -> tensor from a `.safetensors` or PyTorch file.
+
+    `InputError` names a file that is missing or holds anything but plain tensors."""
+    try:
+        if Path(path).suffix == ".safetensors": return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
     except Exception as error:  # each format has its own errors for a damaged or forbidden file, and no common base
         raise InputError(f"{path}: not a file of plain tensors ({type(error).__name__})") from None
 
 # %% ../../nbs/3_method/01_backbone.ipynb #b4677bad
 def load_weights(network, name, weights):
-    "Load ImageNet weights (`weights` = 'imagenet') or a local file into a torchvision ResNet; its classifier is not needed."
-    if weights == "imagenet": state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
+    """Load `weights` into a torchvision ResNet: "imagenet" or the path of a file. A classifier is neither read nor set.
+
+    `InputError` names the first tensor that does not fit a `name`."""
+    if weights == "imagenet":
+        state = torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(check_hash=True)
     else: state = read_tensors(weights)
-    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    own = {key: value for key, value in network.state_dict().items() if not key.startswith("fc.")}
-    wrong = [k for k in own if k not in body or body[k].shape != own[k].shape] + [k for k in body if k not in own]
+    body, own = ({key: value for key, value in tensors.items() if not key.startswith("fc.")}
+                 for tensors in (state, network.state_dict()))
+    wrong = [key for key in own if key not in body or body[key].shape != own[key].shape]
+    wrong += [key for key in body if key not in own]
     if wrong: raise InputError(f"{weights}: no weights of a {name}; first difference at {wrong[0]!r}")
     network.load_state_dict(body, strict=False)
 
 # %% ../../nbs/3_method/01_backbone.ipynb #c6237653
 class Backbone(nn.Module):
-    """Feature maps of every present image.
+    """Feature maps F of every present image (§2.1).
 
     `private_stages` of the five stages exist once per modality, the others once. All copies start equal."""
     def __init__(self, name, modalities, private_stages, weights="none"):
@@ -78,9 +91,10 @@ class Backbone(nn.Module):
 
     def forward(self, images, present):
         "Images (B, M, 3, H, W), `present` (B, M) bool -> maps F (B, M, C, H/16, W/16), 0 where absent."
-        chosen = present.T.nonzero()                                   # sorted by modality: (R, 2) of (modality, sample)
-        rows = [images[present[:, m], m].contiguous(memory_format=torch.channels_last) for m in range(present.shape[1])]
-        rows = [private(x) for private, x in zip(self.private.values(), rows) if len(x)]
-        features = self.shared(torch.cat(rows))
+        chosen = present.T.nonzero()          # (R, 2) of (modality, sample), sorted by modality like the rows below
+        rows = [images[present[:, m], m] for m in range(present.shape[1])]
+        rows = [x.contiguous(memory_format=torch.channels_last) for x in rows]
+        features = [private(x) for private, x in zip(self.private.values(), rows) if len(x)]
+        features = self.shared(torch.cat(features))
         maps = features.new_zeros(*present.shape, *features.shape[1:])
         return maps.index_put((chosen[:, 1], chosen[:, 0]), features)
