@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compared test lab trials bench readme notebooks export lock lock-check clean
+.PHONY: help setup repro compared experiments test lab trials bench readme notebooks export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,12 +25,54 @@ setup:  ## make .venv from requirements.lock, unless it is there and neither the
 	  $(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
 	  cat requirements.lock pyproject.toml > .venv/installed; \
 	fi
+	@sh -c "$$GIT_DRIVERS" 2>/dev/null || true
+
+# How git merges and shows notebooks (.gitattributes), set in this clone only: nbdev merges cell by cell; nbdime shows
+# differences where git starts a pager, and a pipe or a file gets git's own format. Without .venv both are plain text.
+define MERGE_DRIVER
+if test -x $(BIN)/nbdev_merge; then $(BIN)/nbdev_merge %O %A %B %P; else git merge-file %A %O %B; fi
+endef
+define DIFF_DRIVER
+show() {
+  test -n "$$2" || return 0
+  if test -n "$$GIT_PAGER_IN_USE" && test -x $(BIN)/git-nbdiffdriver; then exec $(BIN)/git-nbdiffdriver diff "$$@"; fi
+  old=a/$$1 new=b/$${8:-$$1}
+  echo "diff --git $$old $$new"
+  if test -n "$$9"; then printf %s "$$9"; fi
+  if test "$$2" = /dev/null; then old=/dev/null; echo "new file mode $$7"; fi
+  if test "$$5" = /dev/null; then new=/dev/null; echo "deleted file mode $$4"; fi
+  diff -u --label "$$old" --label "$$new" "$$2" "$$5"; test $$? -ne 2
+}; show
+endef
+define GIT_DRIVERS
+test -e .git || exit 0
+set_key() { test "$$(git config --local "$$1")" = "$$2" || git config --local "$$1" "$$2"; }
+set_key merge.nbdev-merge.name "notebooks, cell by cell"
+set_key merge.nbdev-merge.driver "$$MERGE_DRIVER"
+set_key diff.jupyternotebook.command "$$DIFF_DRIVER"
+endef
+export MERGE_DRIVER DIFF_DRIVER GIT_DRIVERS
 
 repro: setup  ## run the pipeline: render, pack, train, evaluate, analyse, report (what is up to date is not run again)
 	dvc repro
 
 compared: setup  ## train and evaluate every row of Table 2 (half an hour; results/<profile>/compared)
 	dvc repro prepare && dvc repro compared/dvc.yaml
+
+define SHOW_EXPERIMENTS
+import sys, pandas as pd
+table = pd.read_csv(sys.stdin, dtype=str).fillna("")
+names = [given or commit for given, commit in zip(table.get("Experiment", table.rev), table.rev)]
+shown = table.drop(columns=["Experiment", "rev", "typ", "Created", "parent"], errors="ignore").set_axis(names).T
+shown.index = shown.index.str.replace("^results/(.*)[.]json:", r"\1: ", regex=True)
+shown = shown.map(lambda value: value if len(value) <= 18 else value[:17] + "…")
+print("nothing differs" if shown.empty else shown.to_string(line_width=120))
+endef
+export SHOW_EXPERIMENTS
+
+experiments: setup  ## list what differs between experiments, a column for each; FLAGS="--all-commits": of all
+	@dvc exp show $(FLAGS) --only-changed --drop 'nbs|mmreid|data/|params.yaml$$|results/[^:]*$$' --csv \
+	  | python -c "$$SHOW_EXPERIMENTS"
 
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 	pytest -n 2 --flags "$(FLAGS)"

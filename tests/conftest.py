@@ -1,18 +1,20 @@
 "What the tests share: the repository's root, its notebooks, and copies of its working tree."
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"           # before torch is imported, here and in every kernel and process that a test starts
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"    # where a stage has two threads of its own, they do not burn the other tests' time
+os.environ["OMP_NUM_THREADS"] = "1"          # before torch is imported, here and in all that a test starts
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"    # where a stage has two threads, they do not burn the other tests' time
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
 
 
 def pytest_addoption(parser):
@@ -24,7 +26,9 @@ TOGETHER = ("tests/test_pipeline.py", "tests/test_training_interruption.py", "te
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "Tests of a file that share a costly first run stay in one process; all others go wherever there is room. The largest go first."
+    """Tests of a file that share a costly first run stay in one process; all others go wherever there is room.
+
+    The largest go first."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
@@ -34,6 +38,17 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """All that a test starts can be interrupted, also if these tests run in the background.
+
+    A shell lets its background processes ignore SIGINT, and a process inherits what its parent ignores, but not what
+    its parent handles."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def flags(request):
     return request.config.getoption("--flags").split()
@@ -41,8 +56,30 @@ def flags(request):
 
 def tracked(root=ROOT):
     "The files of the working tree that git tracks or would track, relative to its root."
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=root, check=True, capture_output=True, text=True).stdout
+    words = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    listed = subprocess.run(words, cwd=root, check=True, capture_output=True, text=True).stdout
     return [path for path in listed.split("\0") if path and Path(root, path).is_file()]
+
+
+def copy_of_the_tree(root, without=()):
+    "Copy the working tree to the folder `root`, but for paths that begin with one of `without`."
+    for path in tracked():
+        if path.startswith(tuple(without)): continue
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, root / path)
+    return root
+
+
+def git(root, *words):
+    "Run git in `root`; returns the finished process, its output as text."
+    return subprocess.run([*GIT, *words], cwd=root, check=True, capture_output=True, text=True)
+
+
+def commit(root, message="copy"):
+    "Commit all that is in `root`, which becomes a repository if it is none."
+    if not (root / ".git").exists(): git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", message)
 
 
 def environment(root):
@@ -55,6 +92,13 @@ def run(*words, root, **kwargs):
     return subprocess.run(words, cwd=root, env=environment(root), capture_output=True, text=True, **kwargs)
 
 
+def repro(root, *words):
+    "Run `dvc repro` in `root`; returns the names of the stages that ran."
+    done = run("dvc", "repro", *words, root=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+
+
 def change_parameters(root, change):
     "Let `change` alter the parameters of the repository in `root`."
     value = yaml.safe_load((root / "params.yaml").read_text())
@@ -65,10 +109,6 @@ def change_parameters(root, change):
 @pytest.fixture
 def tree(tmp_path):
     "A copy of the working tree, in a git repository of its own with one commit."
-    root = tmp_path / "tree"
-    for path in tracked():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / path, root / path)
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-q", "-m", "copy"]):
-        subprocess.run(["git", *words], cwd=root, check=True)
+    root = copy_of_the_tree(tmp_path / "tree")
+    commit(root)
     return root

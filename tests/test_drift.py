@@ -1,4 +1,4 @@
-"What stands in two places says the same in both."
+"What is written in two places is the same in both."
 import configparser
 import re
 import shutil
@@ -11,11 +11,14 @@ import yaml
 from conftest import BIN, ROOT, environment, run, tracked
 
 import mmreid
+from mmreid.config import resolved
+from mmreid.methods.registry import load_params
 from mmreid.pipeline.stages import STAGES
 
-PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel", "filelock", "embreex",
-                 "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest", "hypothesis", "IPython", "git"]
-PLOTTING = [f"mmreid.report.figures{part}" for part in ("", "_method", "_ranking", "_maps", "_claims")]     # belong to an extra
+PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel",
+                 "filelock", "embreex", "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest",
+                 "hypothesis", "IPython", "git"]
+PLOTTING = "mmreid.report.figures"     # its modules belong to an extra
 
 
 def test_library_is_what_the_notebooks_export(tree):
@@ -35,40 +38,64 @@ def stages_of(path):
 
 
 def pipeline():
-    "The stages of both pipelines by their names in STAGES: those of rivals/dvc.yaml that dvc.yaml has too are `rivals-…`."
-    ours, theirs = stages_of("dvc.yaml"), stages_of("rivals/dvc.yaml")
-    return ours | {f"rivals-{name}" if name in ours else name: stage for name, stage in theirs.items()}
+    """The stages of both pipelines by their names in STAGES, but for `prepare`.
+
+    Those of compared/dvc.yaml that dvc.yaml has too are `compared-…`."""
+    ours, theirs = stages_of("dvc.yaml"), stages_of("compared/dvc.yaml")
+    del ours["prepare"]
+    return ours | {f"compared-{name}" if name in ours else name: stage for name, stage in theirs.items()}
 
 
-def tracked_parameters(stage):
-    "The groups of params.yaml that a stage of dvc.yaml tracks, in the notation of STAGES."
-    found = pipeline()[stage].get("params", [])
-    return {re.sub(r"\$\{(?:item\.)?(\w+)\}", r"{\1}", key) for key in found}
+def test_the_pipelines_have_these_stages(): assert set(pipeline()) == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_pipeline_tracks_what_a_stage_is_given(stage):
-    assert tracked_parameters(stage) == set(STAGES[stage].config.values())
+def test_a_stage_depends_on_its_prepared_files(stage):
+    "On its own code and settings, and on no other stage's; beside those, on data and results only."
+    own = f"{stage}/${{item.variant}}" if "variant" in STAGES[stage].arguments else stage
+    dependencies = pipeline()[stage]["deps"]
+    prepared = {path for path in dependencies if path.startswith("results/prepared")}
+    assert prepared == {f"results/prepared/{own}.py", f"results/prepared/{own}.yaml"}
+    assert all(path.startswith(("data/", "results/${profile}/")) for path in set(dependencies) - prepared)
+    assert "params" not in pipeline()[stage]
+
+
+def test_settings_and_code_are_prepared_from_everything():
+    prepare = stages_of("dvc.yaml")["prepare"]
+    assert prepare["cmd"] == "exec python -m mmreid.pipeline prepare" and prepare["outs"] == ["results/prepared"]
+    assert set(prepare["deps"]) == {"params.yaml", "mmreid", "nbs/stages"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_pipeline_runs_a_stage_with_its_arguments(stage):
-    "And hands its process over (exec), so that the runner sees dvc die; and depends on the stage's code."
-    item = {"dataset": "${item}"} if STAGES[stage].arguments == ("dataset",) else {a: f"${{item.{a}}}" for a in STAGES[stage].arguments}
-    words = " ".join([f"exec python -m mmreid.pipeline.stages run {stage}", *(f"{a}={value}" for a, value in item.items())])
-    assert pipeline()[stage]["cmd"] == words
-    assert f"results/code/{STAGES[stage].notebook or stage}.py" in pipeline()[stage]["deps"]
+    "And hands its process over (exec), so that the runner sees dvc die."
+    names = STAGES[stage].arguments
+    item = {"dataset": "${item}"} if names == ("dataset",) else {name: f"${{item.{name}}}" for name in names}
+    words = [f"exec python -m mmreid.pipeline run {stage}", *(f"{name}={value}" for name, value in item.items())]
+    assert pipeline()[stage]["cmd"] == " ".join(words)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_writes_where_it_is_told(stage):
+    "Below its profile's folder; each run of it an executed notebook of its own."
+    values = {"dataset": "${item}"} if STAGES[stage].arguments == ("dataset",) else {}
+    run_of = "-".join([stage, *(values.get(name, f"${{item.{name}}}") for name in STAGES[stage].arguments)])
+    paths = {path for out in pipeline()[stage]["outs"] for path in (out if isinstance(out, dict) else [out])}
+    assert f"results/${{profile}}/notebooks/{run_of}.ipynb" in paths
+    folder = f"results/${{profile}}{STAGES[stage].folder}/"
+    assert all(path.startswith((folder, "data/", "results/${profile}/notebooks/")) for path in paths)
 
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
-def test_rivals_run_the_stages_of_the_pipeline(stage):
-    "But for their list of variants, their group of training, their folder of results, and that DVC keeps nothing of them."
+def test_table_2_runs_the_stages_of_the_pipeline(stage):
+    "But for the list of variants, the prepared files, and the folder of results."
     text = yaml.safe_dump(stages_of("dvc.yaml")[stage], width=1000)
-    for ours, theirs in (("${run}", "${rivals}"), (f" run {stage} ", f" run rivals-{stage} "), ("}.train", "}.train_rivals"), ("one variant with", "one row of Table 2 with"),
-                         (f"notebooks/{stage}-", f"notebooks/rivals-{stage}-")): text = text.replace(ours, theirs)
-    expected = yaml.safe_load(re.sub("results/(models|curves|evaluations)", r"results/rivals/\1", text))
-    outs = [{path: {"cache": False}} for out in expected["outs"] for path in (out if isinstance(out, dict) else [out])]
-    assert stages_of("rivals/dvc.yaml")[stage] == expected | {"wdir": "..", "outs": outs}
+    changes = [("${main_variants}", "${compared_methods}"), (f" run {stage} ", f" run compared-{stage} "),
+               (f"prepared/{stage}/", f"prepared/compared-{stage}/"), (f"notebooks/{stage}-", f"notebooks/compared-{stage}-"),
+               ("one variant with", "one row of Table 2 with")]
+    for ours, theirs in changes: text = text.replace(ours, theirs)
+    text = re.sub(r"(\$\{profile\})/(models|curves|evaluations|runs)", r"\1/compared/\2", text)
+    assert stages_of("compared/dvc.yaml")[stage] == yaml.safe_load(text) | {"wdir": ".."}
 
 
 def leaves(value, path=()):
@@ -77,34 +104,51 @@ def leaves(value, path=()):
     return {place: leaf for key, inner in value.items() for place, leaf in leaves(inner, (*path, key)).items()}
 
 
+def parameters(path=ROOT / "params.yaml"): return yaml.safe_load(path.read_text())
+
+
 def test_an_override_changes_one_value(tmp_path):
     "With `dvc exp run -S`; what an anchor shares would change in several places, or in none."
     from dvc.utils.hydra import apply_overrides
-    before = leaves(yaml.safe_load((ROOT / "params.yaml").read_text()))
-    asked = [place for place in before if place[:2] in (("profiles", "quick"), ("profiles", "paper"), ("variants", "full")) and isinstance(before[place], (int, float, bool))]
-    assert len(asked) > 70
+    before, groups = leaves(parameters()), (("profiles", "quick"), ("profiles", "paper"), ("variants", "full"))
+    numbers = [p for p in before if p[:2] in groups and isinstance(before[p], (int, float, bool))]
+    assert len(numbers) > 50
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    apply_overrides(tmp_path / "params.yaml", [f"{'.'.join(place)}=77" for place in asked])
-    after = leaves(yaml.safe_load((tmp_path / "params.yaml").read_text()))
-    assert {place for place in before if after[place] != before[place]} == set(asked) and after.keys() == before.keys()
-    assert {after[place] for place in asked} == {77}
+    apply_overrides(tmp_path / "params.yaml", [f"{'.'.join(place)}=77" for place in numbers])
+    after = leaves(parameters(tmp_path / "params.yaml"))
+    assert after.keys() == before.keys()
+    assert {place: after[place] for place in before if after[place] != before[place]} == dict.fromkeys(numbers, 77)
+
+
+def test_the_overrides_in_the_first_lines_of_the_parameters(tmp_path):
+    from dvc.utils.hydra import apply_overrides
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    head = " ".join(line.strip("# ") for line in (ROOT / "params.yaml").read_text().split("\n\n")[0].splitlines())
+    overrides = re.findall(r"-S (?:'([^']+)'|([^\s`]+))", head)
+    assert len(overrides) == 4
+    apply_overrides(tmp_path / "params.yaml", [quoted or plain for quoted, plain in overrides])
+    params = load_params(tmp_path / "params.yaml")
+    assert params.profile == "standard" and "mine" in params.main_variants
+    assert params.variants["mine"].losses == params.variants["full"].losses | {"triplet": 1.0}
 
 
 def test_ablations_change_one_thing():
-    "Each variant `full-…` differs from `full` in one value, or lacks one."
-    variants = {name: leaves(value) for name, value in yaml.safe_load((ROOT / "params.yaml").read_text())["variants"].items()}
-    full, ablations = variants["full"], [name for name in variants if name.startswith("full-")]
-    for name in ablations:
-        differing = {place for place in full.keys() | variants[name].keys() if full.get(place, "absent") != variants[name].get(place, "absent")}
-        assert len({place[:2] for place in differing}) == 1, (name, differing)
+    "Each variant `full-…`, its base filled in, differs from `full` in one place, or lacks one."
+    variants = resolved(parameters())["variants"]
+    full = leaves(variants["full"])
+    ablations = {name: leaves(variants[name]) for name in variants if name.startswith("full-")}
+    for name, own in ablations.items():
+        places = {p[:3] for p in full.keys() | own.keys() if full.get(p, "absent") != own.get(p, "absent")}
+        assert len(places) == 1, (name, places)
     assert len(ablations) == 16
 
 
 def test_library_needs_no_tool_of_the_pipeline():
     "Every module imports where torch, torchvision, numpy, pandas and little more are installed."
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in PIPELINE_ONLY)
-    code = (f"import sys, pkgutil, importlib\n{blocked}import mmreid\nfor m in pkgutil.walk_packages(mmreid.__path__, 'mmreid.'):\n"
-            f"    if m.name not in {PLOTTING}: importlib.import_module(m.name)")
+    code = (f"import sys, pkgutil, importlib\n{blocked}import mmreid\n"
+            f"for m in pkgutil.walk_packages(mmreid.__path__, 'mmreid.'):\n"
+            f"    if not m.name.startswith({PLOTTING!r}): importlib.import_module(m.name)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

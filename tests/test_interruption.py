@@ -1,4 +1,4 @@
-"Processes are killed one by one: nothing goes on in secret, nothing starts twice, nothing half-done counts as whole."
+"Processes are killed one by one: none survives unseen, none starts twice, and nothing half-done counts as whole."
 import shutil
 import signal
 import subprocess
@@ -9,11 +9,14 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from conftest import ROOT, environment, run
+from conftest import ROOT, change_parameters, environment, run
 
-from mmreid.pipeline.stages import settle
+from mmreid.methods.registry import load_params
+from mmreid.pipeline.notebooks import settle
+from mmreid.pipeline.stages import prepared_path, stage_settings
 
-RUN = [sys.executable, "-m", "mmreid.pipeline.stages", "run", "pack", "dataset=rendered"]
+RUN = [sys.executable, "-m", "mmreid.pipeline", "run", "pack", "dataset=rendered"]
+NOTEBOOKS = "results/quick/notebooks"
 PARAMETERS = 'dataset = ""\nconfig = None'
 WORK = """
 import multiprocessing, time
@@ -29,13 +32,20 @@ if start:
     Path("working").touch()
     for _ in progress(range(10**6), desc="steps"): time.sleep(.05)
 """
-WRITE = "from pathlib import Path\nPath('data/packed').mkdir(parents=True, exist_ok=True)\nPath('data/packed/rendered').write_text('whole')\nprint('done')"
+WRITE = """
+from pathlib import Path
+Path("data/packed").mkdir(parents=True, exist_ok=True)
+Path("data/packed/rendered").write_text("whole")
+print("done")
+"""
 
 
 def small_repository(root, *cells):
-    "A folder with the repository's parameters and a stage `pack` of these code cells."
+    "A folder with a stage `pack` of these code cells and its settings, as they are prepared in the repository."
     (root / "nbs/stages").mkdir(parents=True)
-    shutil.copy(ROOT / "params.yaml", root)
+    settings = prepared_path("pack", None, ".yaml", root)
+    settings.parent.mkdir(parents=True)
+    settings.write_text(yaml.safe_dump(stage_settings("pack", None, load_params(ROOT / "params.yaml"))))
     first = nbformat.v4.new_code_cell(PARAMETERS, id="first", metadata={"tags": ["parameters"]})
     cells = [first, *(nbformat.v4.new_code_cell(source, id=f"cell{i}") for i, source in enumerate(cells))]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), root / "nbs/stages/pack.ipynb")
@@ -44,13 +54,16 @@ def small_repository(root, *cells):
 
 @pytest.fixture
 def working(tmp_path):
-    "A repository whose stage works, with two worker processes, until it is killed; or ends at once if the file `finish` is there."
+    """A repository whose stage works, with two worker processes, until it is killed.
+
+    If the file `finish` is there, the stage ends at once."""
     return small_repository(tmp_path, WORK.format(start="'fork'"), WRITE)
 
 
 def start(root, words=RUN):
     "Start a command and wait until the stage is at work; returns the process and all its descendants."
-    process = subprocess.Popen(words, cwd=root, env=environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(words, cwd=root, env=environment(ROOT), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
     wait_for(lambda: (root / "working").exists() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process, psutil.Process(process.pid).children(recursive=True)
@@ -76,6 +89,18 @@ def assert_all_end(processes, seconds=10):
     assert left == []
 
 
+def test_a_child_can_be_interrupted():
+    "What a test starts handles SIGINT."
+    done = run(sys.executable, "-c", "import signal; signal.raise_signal(signal.SIGINT)", root=ROOT)
+    assert done.returncode == -signal.SIGINT and done.stderr.endswith("KeyboardInterrupt\n")
+
+
+def test_a_child_of_a_background_run_can_be_interrupted():
+    "Also if the tests themselves were started in the background, where a shell lets processes ignore SIGINT."
+    test = "tests/test_interruption.py::test_a_child_can_be_interrupted"
+    words = f"trap '' INT; exec {sys.executable} -m pytest -q -p no:cacheprovider {test}"
+    done = run("sh", "-c", words, root=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
@@ -86,16 +111,17 @@ def test_runner_killed(tmp_path, start_method):
     assert len(below) >= 3
     process.kill(); process.wait()
     assert_all_end(below)
-    assert not list((root / "results/notebooks").glob("*"))
+    assert not list((root / NOTEBOOKS).glob("*"))
 
 
 def test_kernel_killed(working):
-    "The runner does not wait for a kernel that is no more; it says so once, and the workers end."
+    "The runner does not wait for a kernel that is no more; it reports that once, and the workers end."
     process, below = start(working)
     psutil.Process(process.pid).children()[0].kill()
     out, err = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert err.split("error: ")[1] == "pack-rendered: its kernel died (killed, or out of memory) (see results/failed/pack-rendered.ipynb)\n"
+    reason = "its kernel died (killed, or out of memory) (see results/failed/pack-rendered.ipynb)"
+    assert err.split("error: ")[1] == f"pack-rendered: {reason}\n"
     assert err.count("error") == 1 and "Traceback" not in err
     assert_all_end(below)
 
@@ -112,7 +138,8 @@ def test_runner_asked_to_end(working, number, status):
 def test_no_second_run_beside_a_living_one(working):
     process, below = start(working)
     second = run(*RUN, root=working)
-    assert (second.returncode, second.stderr) == (3, "error: pack-rendered is running already; wait for it or end it first\n")
+    complaint = "error: pack-rendered is running already; wait for it or end it first\n"
+    assert (second.returncode, second.stderr) == (3, complaint)
     assert process.poll() is None and all(map(lives, below))
     process.kill(); process.wait()
     assert_all_end(below)
@@ -129,18 +156,20 @@ def test_same_notebook_after_a_kill(working):
     results = []
     for _ in range(2):
         assert run(*RUN, root=working).returncode == 0
-        results.append((working / "results/notebooks/pack-rendered.ipynb").read_bytes())
-        shutil.rmtree(working / "results")
+        results.append((working / NOTEBOOKS / "pack-rendered.ipynb").read_bytes())
+        shutil.rmtree(working / "results/quick")
     assert results[0] == results[1]
 
 
 @pytest.fixture
 def versioned(working):
     "The same repository under git and DVC, with the command that the real pipeline has."
-    command = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pack"]["do"]["cmd"].replace("${item}", "rendered")
-    outs = ["data/packed/rendered", "results/notebooks/pack-rendered.ipynb"]
-    (working / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pack": {"cmd": command, "deps": ["nbs/stages"], "outs": outs}}}))
-    for words in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "core.analytics", "false"]): assert run(*words, root=working).returncode == 0
+    command = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pack"]["do"]["cmd"]
+    stage = {"cmd": command.replace("${item}", "rendered"), "deps": ["nbs/stages", "results/prepared/pack.yaml"],
+             "outs": ["data/packed/rendered", f"{NOTEBOOKS}/pack-rendered.ipynb"]}
+    (working / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pack": stage}}))
+    for words in ("git init -q", "dvc init -q", "dvc config core.analytics false"):
+        assert run(*words.split(), root=working).returncode == 0
     return working
 
 
@@ -153,7 +182,7 @@ def test_dvc_killed(versioned, shell, monkeypatch):
     assert len(below) >= 4
     process.kill(); process.wait()
     assert_all_end(below)
-    assert not (versioned / "results/notebooks").exists() and not (versioned / "dvc.lock").exists()
+    assert not list((versioned / NOTEBOOKS).glob("*")) and not (versioned / "dvc.lock").exists()
     (versioned / "finish").touch()
     done = run("dvc", "repro", root=versioned)
     assert done.returncode == 0, done.stderr
@@ -163,7 +192,7 @@ def test_dvc_killed(versioned, shell, monkeypatch):
 def test_runner_killed_under_dvc(versioned):
     "DVC reports the failure and keeps nothing of the run."
     process, below = start(versioned, ["dvc", "repro"])
-    runner = next(p for p in below if "mmreid.pipeline.stages" in p.cmdline())
+    runner = next(p for p in below if "mmreid.pipeline" in p.cmdline())
     runner.kill()
     out, err = process.communicate(timeout=20)
     assert process.returncode != 0 and "failed to reproduce 'pack'" in err
@@ -172,11 +201,14 @@ def test_runner_killed_under_dvc(versioned):
 
 
 def test_failing_cell(tmp_path):
-    "One line that says what happened and where to look; no executed notebook that DVC could take for a result."
-    root = small_repository(tmp_path, "print('so far')", "from mmreid.core import InputError\nraise InputError('people.csv: row 3:\\nno such camera')")
+    "One line with the reason and the place to look; no executed notebook that DVC could take for a result."
+    failing = "from mmreid.core import InputError\nraise InputError('people.csv: row 3:\\nno such camera')"
+    root = small_repository(tmp_path, "print('so far')", failing)
     done = run(*RUN, root=root)
-    assert (done.returncode, done.stderr) == (1, "error: pack-rendered: InputError: people.csv: row 3: no such camera (see results/failed/pack-rendered.ipynb)\n")
-    assert "so far" in (root / "results/failed/pack-rendered.ipynb").read_text() and not (root / "results/notebooks").exists()
+    reason = "InputError: people.csv: row 3: no such camera (see results/failed/pack-rendered.ipynb)"
+    assert (done.returncode, done.stderr) == (1, f"error: pack-rendered: {reason}\n")
+    assert "so far" in (root / "results/failed/pack-rendered.ipynb").read_text()
+    assert not (root / NOTEBOOKS).exists()
 
 
 @pytest.mark.parametrize("change, complaint", [
@@ -185,14 +217,25 @@ def test_failing_cell(tmp_path):
     (lambda v: v.update(profile="quik"), "'quik' is none of"),
 ])
 def test_bad_parameters(tmp_path, change, complaint):
-    "Refused by name, on one line, before any kernel starts."
+    "Refused by name, on one line, before anything is prepared; what was prepared before is kept."
     root = small_repository(tmp_path, WRITE)
-    value = yaml.safe_load((root / "params.yaml").read_text())
-    change(value)
-    (root / "params.yaml").write_text(yaml.safe_dump(value))
-    done = run(*RUN, root=root)
+    shutil.copy(ROOT / "params.yaml", root)
+    change_parameters(root, change)
+    before = prepared_path("pack", None, ".yaml", root).read_bytes()
+    done = run(sys.executable, "-m", "mmreid.pipeline", "prepare", root=root)
     assert done.returncode == 2 and complaint in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not (root / "results").exists() and not (root / "data").exists()
+    assert [p for p in (root / "results").rglob("*") if p.is_file()] == [prepared_path("pack", None, ".yaml", root)]
+    assert prepared_path("pack", None, ".yaml", root).read_bytes() == before
+
+
+def test_nothing_prepared(tmp_path):
+    "A stage that is run before its settings were prepared stops, before any kernel starts, with the remedy."
+    root = small_repository(tmp_path, WRITE)
+    prepared_path("pack", None, ".yaml", root).unlink()
+    done = run(*RUN, root=root)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "results/prepared/pack.yaml: no such file" in done.stderr and "dvc repro prepare" in done.stderr
+    assert not (root / "results/failed").exists() and not (root / "data").exists()
 
 
 def test_progress_is_seen_while_it_runs(working):
@@ -203,4 +246,5 @@ def test_progress_is_seen_while_it_runs(working):
     process.kill(); process.wait()
     assert_all_end(below)
     notebook = nbformat.read(working / "results/failed/pack-rendered.ipynb", as_version=4)
-    assert all(out.get("name") != "stderr" for cell in settle(notebook).cells for out in cell.get("outputs", []))
+    outputs = [out for cell in settle(notebook).cells for out in cell.get("outputs", [])]
+    assert all(out.get("name") != "stderr" for out in outputs)

@@ -1,36 +1,61 @@
-"Every notebook runs from top to bottom in a fresh kernel: one test each."
+"Every notebook runs from top to bottom in a fresh kernel, and shows what it then shows: one test each."
 import ast
+import re
 
+import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, tracked
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from mmreid.core import InputError
-from mmreid.pipeline.stages import STAGES, check_parameters, flags_of, front_matter, kernel_manager, read_notebook, stage_code, without_flagged
+from mmreid.pipeline.code import read_notebook, stage_code
+from mmreid.pipeline.kernel import kernel_manager
+from mmreid.pipeline.notebooks import check_parameters, directives, flags_of, front_matter, settle, without_flagged
+from mmreid.pipeline.stages import STAGES
 
-PATHS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-STAGE_PATHS = [p for p in PATHS if p.parent.name == "stages"]
-MODULE_PATHS = [p for p in PATHS if p.parent.name != "stages" and p.name != "index.ipynb"]
+MODULE_PATHS = sorted(ROOT.glob("nbs/[0-9]*/*.ipynb"))
+STAGE_PATHS = sorted(ROOT.glob("nbs/stages/*.ipynb"))
+PATHS = [*MODULE_PATHS, *STAGE_PATHS, ROOT / "nbs/index.ipynb"]
 FLAGGED = [(p, flag) for p in MODULE_PATHS for flag in sorted(flags_of(read_notebook(p)))]
+ADDRESS = re.compile(r"0x[0-9a-f]+")
+LINK = re.compile(r"\]\(([^)#\s]+)")
 
 
-def name(value): return value.stem if hasattr(value, "stem") else value
+def name(value): return f"{value.parent.name}/{value.stem}" if hasattr(value, "stem") else value
 
 
-def run_from_top(path, flags):
+def executed(path, flags):
+    "The notebook at `path` after a run from the top, without the cells that need a flag not among `flags`."
     notebook = read_notebook(path)
     matter = front_matter(notebook)
     if matter.get("skip_exec"): pytest.skip(matter["skip_reason"])
-    client = NotebookClient(without_flagged(notebook, flags), timeout=600, kernel_manager_class=kernel_manager(), shutdown_kernel="immediate",
-                            resources={"metadata": {"path": str(path.parent)}})
-    try: client.execute()
+    client = NotebookClient(without_flagged(notebook, flags), timeout=600, kernel_manager_class=kernel_manager(),
+                            shutdown_kernel="immediate", resources={"metadata": {"path": str(path.parent)}})
+    try: return settle(client.execute())
     except CellExecutionError as error: pytest.fail(str(error), pytrace=False)
+
+
+def texts(outputs):
+    "The text that a cell printed or showed, without addresses of objects."
+    shown = [out.text if out.output_type == "stream" else "".join(out.get("data", {}).get("text/plain", "")) for out in outputs]
+    return [ADDRESS.sub("0x", text) for text in shown]
+
+
+def stale(path, done):
+    "The cells of the notebook at `path` whose saved text is not that of the run `done`: id -> (saved, found)."
+    saved = {cell.id: texts(cell.outputs) for cell in settle(read_notebook(path)).cells if cell.cell_type == "code"}
+    compared = [cell for cell in done.cells if cell.cell_type == "code" and "machine" not in cell.metadata.get("tags", [])]
+    found = {cell.id: texts(cell.outputs) for cell in compared if "cuda" not in directives(cell.source)}
+    return {cell: (saved[cell], found[cell]) for cell in found if saved[cell] != found[cell]}
 
 
 @pytest.mark.parametrize("path", MODULE_PATHS, ids=name)
 def test_notebook(path):
-    run_from_top(path, ())
+    """A module notebook runs, and the text that it shows is the text that is saved in it.
+
+    Cells whose text depends on the machine (times, its processor's last bits) are tagged `machine`."""
+    assert stale(path, executed(path, ())) == {}
 
 
 @pytest.mark.parametrize("path, flag", FLAGGED, ids=name)
@@ -39,12 +64,12 @@ def test_flagged_cells(path, flag, flags):
     if flag == "cuda":
         import torch
         if not torch.cuda.is_available(): pytest.skip("cells marked cuda: no GPU here")
-    run_from_top(path, [flag])
+    executed(path, [flag])
 
 
 @pytest.mark.parametrize("path", STAGE_PATHS, ids=name)
 def test_stage_notebook(path):
-    "A stage runs in test_pipeline; here: its parameters cell is there, sets what it is given, and its code can be read."
+    "A stage runs in test_pipeline; here: its parameters cell sets what it is given, and its code can be read."
     assert path.stem in STAGES
     check_parameters(path, read_notebook(path), [*STAGES[path.stem].arguments, "config"])
     ast.parse(stage_code(path, ROOT))
@@ -52,8 +77,35 @@ def test_stage_notebook(path):
 
 @pytest.mark.parametrize("path", PATHS, ids=name)
 def test_kernel(path):
-    "Whoever opens a notebook gets the environment's own kernel."
+    "A notebook opens with the environment's own kernel."
     assert read_notebook(path).metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name)
+def test_links(path):
+    "Every relative link in a notebook leads to a file or a folder of the repository."
+    prose = "\n".join(cell.source for cell in read_notebook(path).cells if cell.cell_type == "markdown")
+    start = ROOT if path.name == "index.ipynb" else path.parent      # the index becomes README.md
+    assert broken(prose, start) == []
+
+
+def broken(text, folder):
+    "The relative links in Markdown, read in `folder`, that lead to nothing that git tracks."
+    local = [link for link in LINK.findall(text) if not re.match(r"\w+:", link)]
+    known = {ROOT / path for path in tracked()}
+    known |= {parent for path in known for parent in path.parents}
+    return [link for link in local if (folder / link).resolve() not in known]
+
+
+def test_broken_links_are_noticed():
+    "The test of the test, and what is no link to a file."
+    text = "[a](02_b.ipynb) [m](../1_ranking/01_metrics.ipynb#top) [web](https://a.org) [part](#part) [folder](..)"
+    assert broken(text, ROOT / "nbs/1_ranking") == ["02_b.ipynb"]
+
+
+def test_all_notebooks_are_in_these_lists():
+    "Each lies in a chapter, among the stages, or is the index."
+    assert {ROOT / path for path in tracked() if path.endswith(".ipynb")} == set(PATHS)
 
 
 def test_every_stage_has_a_notebook():
@@ -62,8 +114,19 @@ def test_every_stage_has_a_notebook():
 
 def test_a_failing_notebook_is_noticed(tmp_path):
     "The test of the test: an assertion that does not hold fails it."
-    import nbformat
     path = tmp_path / "wrong.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")]), path)
-    with pytest.raises(pytest.fail.Exception, match="AssertionError"): run_from_top(path, ())
+    with pytest.raises(pytest.fail.Exception, match="AssertionError"): executed(path, ())
     with pytest.raises(InputError, match="0 cells are tagged"): check_parameters(path, read_notebook(path), ["config"])
+
+
+def test_stale_outputs_are_noticed(tmp_path):
+    "The test of the test: a saved text that the run does not show, unless its cell is tagged `machine`."
+    path = tmp_path / "stale.ipynb"
+    old = [nbformat.v4.new_output("stream", text="41\n")]
+    cells = [nbformat.v4.new_code_cell("print(6 * 7)", outputs=old, id="stale"), nbformat.v4.new_code_cell("object()"),
+             nbformat.v4.new_code_cell("print(6 * 8)", outputs=old, metadata={"tags": ["machine"]})]
+    shown = nbformat.v4.new_output("execute_result", {"text/plain": "<object at 0x7f0000000000>"})
+    cells[1].outputs = [shown]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert stale(path, executed(path, ())) == {"stale": (["41\n"], ["42\n"])}

@@ -1,4 +1,4 @@
-"The whole pipeline on a handful of people: what it leaves, what it repeats, what it runs again, and what survives a kill."
+"The whole pipeline on a handful of people: what it leaves, repeats, runs again, and what survives a kill."
 import json
 import shutil
 import signal
@@ -9,48 +9,40 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import ROOT, change_parameters, environment, run, tracked
+from conftest import change_parameters, commit, copy_of_the_tree, environment, git, repro, run
 from filelock import FileLock
 
+RESULTS = "results/quick"
 NAME = "rendered-full-1"       # the variant with every part, and with adversaries
 TRAIN = f"train@{NAME}"
-LEARNED = [f"results/curves/{NAME}/plots/metrics/train/loss.tsv", f"results/models/{NAME}/model.safetensors", f"results/notebooks/train-{NAME}.ipynb"]
+OTHER = [f"{stage}@rendered-other-1" for stage in ("train", "evaluate", "analyse")]
+LEARNED = [f"{RESULTS}/curves/{NAME}/plots/metrics/train/loss.tsv", f"{RESULTS}/models/{NAME}/model.safetensors",
+           f"{RESULTS}/notebooks/train-{NAME}.ipynb"]
+TRAINING = dict(batch_identities=3, batch_tuples=2, steps=6, warmup_steps=2, validate_every=3, checkpoint_every=2)
 
 
 def shrink(value):
-    "The quick profile for a few seconds: one variant, a dozen people, a network as small as the backbones allow, six steps."
-    value["run"], value["rivals"] = ["full"], ["full", "ddag"]
+    "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, six steps."
+    value["main_variants"], value["compared_methods"] = ["full"], ["full", "ddag"]
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] |= {"height": 96, "width": 32}
-    quick["model"]["width"] = 8
-    for train in ("train", "train_rivals"): quick[train] |= {"identities_per_batch": 3, "tuples_per_identity": 2, "steps": 6, "warmup_steps": 2, "validate_every": 3, "checkpoint_every": 2}
+    quick["model"]["branch_dim"] = 8
+    quick["train"] |= TRAINING
+    quick["train_compared"] |= {"steps": 6}
     quick["evaluate"]["resamples"] = 100
     quick["compute"] = {"threads": 1, "precision": "fp32"}
 
 
-def copy_of_the_tree(root):
+def shrunken(root):
     "The working tree without results, shrunken, as a git repository with one commit."
-    for path in tracked():
-        if path.startswith("results/") or path == "dvc.lock": continue
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / path, root / path)
+    copy_of_the_tree(root, without=("results/", "dvc.lock", "compared/dvc.lock"))
     change_parameters(root, shrink)
-    git(root, "init", "-q"), commit(root, "shrunken")
+    commit(root, "shrunken")
     return root
 
 
-def git(root, *words): return subprocess.run(["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *words], cwd=root, check=True, capture_output=True, text=True)
-
-
-def commit(root, message): git(root, "add", "-A"), git(root, "commit", "-q", "-m", message)
-
-
-def repro(root, *words):
-    "Run `dvc repro`; returns the names of the stages that ran."
-    done = run("dvc", "repro", *words, root=root)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
+def training(**changes): return lambda value: value["profiles"]["quick"]["train"].update(changes)
 
 
 def contents(root, paths): return {path: (root / path).read_bytes() for path in paths}
@@ -59,8 +51,9 @@ def contents(root, paths): return {path: (root / path).read_bytes() for path in 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     "One whole run in a copy of the tree, committed."
-    root = copy_of_the_tree(tmp_path_factory.mktemp("first"))
-    assert repro(root) == ["code", "render", "pack@rendered", "references@rendered", f"train@{NAME}", f"evaluate@{NAME}", f"analyse@{NAME}", "report"]
+    root = shrunken(tmp_path_factory.mktemp("first"))
+    assert repro(root) == ["prepare", "render", "pack@rendered", "references@rendered", TRAIN, f"evaluate@{NAME}",
+                           f"analyse@{NAME}", "report"]
     commit(root, "results")
     return root
 
@@ -71,25 +64,40 @@ def done(first, tmp_path):
     return Path(shutil.copytree(first, tmp_path / "done", symlinks=True))
 
 
-def test_what_it_leaves(first):
-    metrics = pd.read_csv(first / "results/metrics.csv")
-    assert list(metrics)[:12] == "dataset profile variant protocol query gallery scenario seed metric value low high".split()
-    assert set(metrics.variant) == {"full", "histogram", "background"} and set(metrics.protocol) == {"fused", "single", "any", "scenario"}
+def test_the_table_of_metrics(first):
+    metrics = pd.read_csv(first / RESULTS / "metrics.csv", dtype={"seed": str})
+    assert list(metrics) == ("dataset profile variant protocol setting scenario query_modalities gallery_modalities seed "
+                             "metric value low high device").split()
+    assert set(metrics.variant) == {"full", "histogram", "background"}
+    assert set(metrics.protocol) == {"fused", "single", "any", "scenario"}
     assert set(metrics.metric) == {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"}
+    assert set(metrics[metrics.variant == "full"].seed) == {"1"} and set(metrics.seed) == {"1", "none"}
     assert metrics.value.between(0, 100).all() and (metrics.low <= metrics.high).all()
-    assert len(metrics[(metrics.variant == "full") & (metrics.protocol == "any") & (metrics.metric == "rank1")]) == 49
-    fused = json.loads((first / f"results/evaluations/{NAME}/metrics.json").read_text())["fused"]["rgb+ir+depth"]
-    row = metrics.query("variant == 'full' and protocol == 'fused' and metric == 'rank1'").iloc[0]
-    assert abs(row.value - fused["rank1"]) < 1e-3
-    assert not [p for p in git(first, "ls-files").stdout.split() if p.endswith((".npy", ".npz", ".safetensors")) and not p.startswith("mmreid")]
-    claims, facts = (pd.read_csv(first / f"results/{name}.csv") for name in ("claims", "facts"))
-    assert "verdict" in claims and set(claims.dataset) == {"regdb", "sysu", "rendered"} and not ((claims.dataset == "rendered") & claims.verdict.str.contains("reproduced")).any()
-    assert set(claims[claims.kind == "weight"].verdict) <= {"holds", "does not hold", "undecided"} and set(claims[claims.kind == "ordering"].verdict) == {"not run"}
+    learned = metrics.query("variant == 'full' and metric == 'rank1'")
+    assert len(learned.query("protocol == 'any'")) == 49
+    headline = json.loads((first / RESULTS / f"runs/{NAME}.json").read_text())
+    assert headline["fused"]["rank1"] == pytest.approx(learned.query("protocol == 'fused'").value.item(), abs=1e-3)
+    shown = run("dvc", "metrics", "show", root=first)
+    assert shown.returncode == 0 and "fused" in shown.stdout
+
+
+def test_the_tables_of_claims_and_facts(first):
+    claims, facts = (pd.read_csv(first / RESULTS / f"{name}.csv") for name in ("claims", "facts"))
+    assert set(claims.dataset) == {"regdb", "sysu", "rendered"}
+    assert not ((claims.dataset == "rendered") & claims.verdict.str.contains("reproduced")).any()
+    verdicts = claims.groupby("kind").verdict.agg(set)
+    assert verdicts["weight"] <= {"holds", "does not hold", "undecided"} and verdicts["ordering"] == {"not run"}
     assert set(facts.kind) == {"lost", "noise", "height", "probe", "weight", "shuffled"}
     weights = facts[facts.kind == "weight"].groupby("condition").value.sum()
     assert len(weights) == 6 and (weights - 1).abs().max() < 1e-3
-    shown = run("dvc", "metrics", "show", root=first)
-    assert shown.returncode == 0 and "fused" in shown.stdout
+
+
+def test_git_holds_no_arrays_and_no_models(first):
+    files = git(first, "ls-files").stdout.split()
+    assert not [p for p in files if p.endswith((".npy", ".npz", ".safetensors")) and not p.startswith("mmreid")]
+    kept_by_dvc = ("models", "curves", "evaluations", "analyses", "notebooks", "curves.csv")
+    assert not [p for p in files if p.startswith(tuple(f"{RESULTS}/{name}" for name in kept_by_dvc))]
+    assert {f"{RESULTS}/{p}" for p in ("metrics.csv", "facts.csv", "claims.csv", "people.png")} <= set(files)
 
 
 def test_a_second_run_runs_nothing(first):
@@ -100,24 +108,26 @@ def test_a_second_run_runs_nothing(first):
 
 
 def test_the_same_bytes_in_another_clone(first, tmp_path):
-    other = copy_of_the_tree(tmp_path)
+    "The lock file holds the hashes of every output, executed notebooks among them."
+    other = shrunken(tmp_path)
     repro(other)
-    assert (other / "dvc.lock").read_text() == (first / "dvc.lock").read_text()      # hashes of every output, executed notebooks among them
-    outputs = [p.relative_to(first).as_posix() for folder in ("results/notebooks", "results/evaluations", "results/tables", "results/figures") for p in sorted((first / folder).rglob("*")) if p.is_file()]
-    different = [p for p, content in contents(first, outputs).items() if (other / p).read_bytes() != content]
-    assert different == []
+    assert (other / "dvc.lock").read_text() == (first / "dvc.lock").read_text()
+    outputs = [p.relative_to(first).as_posix() for p in sorted((first / RESULTS).rglob("*")) if p.is_file()]
+    assert len(outputs) > 30
+    assert [p for p, content in contents(first, outputs).items() if (other / p).read_bytes() != content] == []
 
 
 def test_prose_trains_nothing(done):
-    "Neither a sentence in a stage notebook, nor one in a module notebook, nor a docstring of the library."
+    "Neither a sentence in a stage notebook, nor a docstring of the library, nor a comment in the parameters."
     path = done / "nbs/stages/train.ipynb"
     notebook = nbformat.read(path, 4)
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell("A sentence.", id="sentence"))
     nbformat.write(notebook, path)
-    library = done / "mmreid/training.py"
-    library.write_text(library.read_text().replace('"One step: its figures as a dict', '# a comment\n        "One step, in other words'))
+    library = done / "mmreid/training/loop.py"
+    library.write_text(library.read_text().replace('"One step: its', '# a comment\n        "One step, in other words: its'))
     assert "in other words" in library.read_text()
-    assert repro(done) == ["code"]
+    (done / "params.yaml").write_text("# a comment\n" + (done / "params.yaml").read_text())
+    assert repro(done) == ["prepare"]
 
 
 def test_code_counts(done):
@@ -125,49 +135,64 @@ def test_code_counts(done):
     library = done / "mmreid/losses/joint.py"
     library.write_text(library.read_text().replace("1 + 63 *", "1 + 62 *"))
     assert "62" in library.read_text()
-    assert repro(done, "code") == ["code"]
+    assert repro(done, "prepare") == ["prepare"]
     would = repro(done, "--dry")
-    assert TRAIN in would and "render" not in would and "pack@rendered" not in would and "references@rendered" not in would
+    assert TRAIN in would and not {"render", "pack@rendered", "references@rendered"} & set(would)
 
 
 def test_one_variant_is_one_variant(done):
     "A second variant runs its own stages and the report; changing its loss weight does so again."
     def second(value):
-        value["variants"]["other"] = json.loads(json.dumps(value["variants"]["baseline"]))
-        value["run"] = ["full", "other"]
+        value["variants"]["other"] = {"base": "baseline"}
+        value["main_variants"] = ["full", "other"]
     change_parameters(done, second)
-    assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "analyse@rendered-other-1", "report"]
-    change_parameters(done, lambda value: value["variants"]["other"]["losses"].update(classification=0.5))
-    assert repro(done) == ["train@rendered-other-1", "evaluate@rendered-other-1", "analyse@rendered-other-1", "report"]
-    assert set(pd.read_csv(done / "results/metrics.csv").variant) == {"full", "other", "histogram", "background"}
+    assert repro(done) == ["prepare", *OTHER, "report"]
+    change_parameters(done, lambda value: value["variants"]["other"].update(losses={"classification": 0.5}))
+    assert repro(done) == ["prepare", *OTHER, "report"]
+    assert set(pd.read_csv(done / RESULTS / "metrics.csv").variant) == {"full", "other", "histogram", "background"}
 
 
-def test_rivals_have_a_pipeline_of_their_own(done):
-    "Their training and their table run when they are asked for; the default pipeline neither runs nor notices them."
-    ran = repro(done, "rivals/dvc.yaml")
-    assert [name.removeprefix("rivals/dvc.yaml:") for name in ran] == [*(f"{stage}@rendered-{row}-1" for stage in ("train", "evaluate") for row in ("full", "ddag")), "rivals"]
-    assert repro(done) == [] and repro(done, "rivals/dvc.yaml") == []
-    two = pd.read_csv(done / "results/rivals/tables/table-2.csv").set_index(["row", "dataset", "protocol", "metric"])
-    assert two.measured["DDAG", "rendered", "fused", "rank1"] >= 0 and two.published["DDAG", "regdb", "official", "rank1"] == 69.34
-    assert set(pd.read_csv(done / "results/rivals/metrics.csv").variant) == {"full", "ddag"}
-    commit(done, "rivals")
-    assert not [p for p in git(done, "ls-files", "results/rivals").stdout.split() if p.endswith((".npz", ".safetensors"))]
+def repro_compared(root):
+    "Run the pipeline of Table 2, its settings prepared before as `make compared` does; returns what ran."
+    assert repro(root, "prepare") in ([], ["prepare"])
+    return [name.removeprefix("compared/dvc.yaml:") for name in repro(root, "compared/dvc.yaml")]
+
+
+def test_table_2_has_a_pipeline_of_its_own(done):
+    "Its training and its table run only by their own command; the default pipeline neither runs nor notices them."
+    each = [f"{stage}@rendered-{row}-1" for stage in ("train", "evaluate") for row in ("full", "ddag")]
+    assert repro_compared(done) == [*each, "compare"]
+    assert repro(done) == [] and repro_compared(done) == []
+    folder = done / RESULTS / "compared"
+    two = pd.read_csv(folder / "tables/table-2.csv").set_index(["row", "dataset", "protocol", "metric"]).sort_index()
+    assert two.measured["DDAG", "rendered", "fused", "rank1"].item() >= 0
+    assert two.published["DDAG", "regdb", "official", "rank1"].item() == 69.34
+    assert set(pd.read_csv(folder / "metrics.csv").variant) == {"full", "ddag"}
+    commit(done, "table 2")
+    files = git(done, "ls-files", f"{RESULTS}/compared").stdout.split()
+    assert files and not [p for p in files if p.endswith((".npz", ".safetensors"))]
+
+
+def test_the_pipelines_have_trainings_of_their_own(done):
+    "A change for one method, then one of the common training of Table 2, leave the default pipeline alone."
+    repro_compared(done)
     change_parameters(done, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
-    assert repro(done) == [] and len(repro(done, "rivals/dvc.yaml")) == 3
-    change_parameters(done, lambda value: value["profiles"]["quick"]["train_rivals"].update(steps=5))
-    assert repro(done) == [] and len(repro(done, "rivals/dvc.yaml")) == 5
+    assert repro(done) == ["prepare"]
+    assert repro_compared(done) == ["train@rendered-ddag-1", "evaluate@rendered-ddag-1", "compare"]
+    change_parameters(done, lambda value: value["profiles"]["quick"]["train_compared"].update(steps=5))
+    assert repro(done) == ["prepare"] and len(repro_compared(done)) == 5
 
 
 def test_datasets_are_versioned(done):
     "Change the seed of the data, run, commit; the commit before still has its arrays and its metrics."
-    before = contents(done, ["data/packed/rendered/rgb.npy", "results/metrics.csv"])
+    before = contents(done, ["data/packed/rendered/rgb.npy", f"{RESULTS}/metrics.csv"])
     change_parameters(done, lambda value: value["profiles"]["quick"]["rendered"].update(seed=7))
     repro(done)
     commit(done, "another world")
     after = contents(done, before)
     assert all(before[path] != after[path] for path in before)
-    compared = run("dvc", "metrics", "diff", "HEAD~1", root=done)
-    assert "fused" in compared.stdout and "rendered.seed" in run("dvc", "params", "diff", "HEAD~1", root=done).stdout
+    assert "fused" in run("dvc", "metrics", "diff", "HEAD~1", root=done).stdout
+    assert "rendered.seed" in run("dvc", "params", "diff", "HEAD~1", root=done).stdout
     git(done, "checkout", "-q", "HEAD~1")
     assert run("dvc", "checkout", root=done).returncode == 0
     assert contents(done, before) == before
@@ -175,64 +200,124 @@ def test_datasets_are_versioned(done):
 
 def kill_in_training(root):
     "Start the pipeline, kill everything once a checkpoint lies on the disk, and wait until all is quiet."
-    process = subprocess.Popen(["dvc", "repro", TRAIN], cwd=root, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert repro(root, "prepare") == ["prepare"]
+    saved = lambda: list((root / ".state/train").glob("*.safetensors"))
+    process = subprocess.Popen(["dvc", "repro", TRAIN], cwd=root, env=environment(root), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     end = time.monotonic() + 120
-    while not list((root / ".state/train").glob("*.safetensors")) and process.poll() is None and time.monotonic() < end: time.sleep(0.005)
+    while not saved() and process.poll() is None and time.monotonic() < end: time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    left = list((root / ".state/train").glob("*.safetensors"))
+    left = saved()
     assert left, "training ended before it could be killed"
     with FileLock(root / f".state/locks/train-{NAME}.lock", timeout=20): return left[0]     # the runner has ended too
 
 
-def longer(value): value["profiles"]["quick"]["train"].update(steps=40, checkpoint_every=5, warmup_steps=5)
+LONGER = training(steps=40, checkpoint_every=5, warmup_steps=5)
 
 
 def test_killed_training_ends_in_the_same_bytes(done, tmp_path):
     unbroken = Path(shutil.copytree(done, tmp_path / "unbroken", symlinks=True))
-    for root in (done, unbroken): change_parameters(root, longer)
-    assert repro(unbroken, TRAIN) == [TRAIN]
+    for root in (done, unbroken): change_parameters(root, LONGER)
+    assert repro(unbroken, TRAIN) == ["prepare", TRAIN]
     state = kill_in_training(done)
-    assert not (done / f"results/models/{NAME}/model.safetensors").exists()
+    assert not (done / f"{RESULTS}/models/{NAME}/model.safetensors").exists()
     assert repro(done, TRAIN) == [TRAIN]
     assert contents(done, LEARNED) == contents(unbroken, LEARNED) and not state.exists()
-    steps = pd.read_csv(done / LEARNED[0], sep="\t").step
-    assert steps.tolist() == list(range(40))
+    assert pd.read_csv(done / LEARNED[0], sep="\t").step.tolist() == list(range(40))
 
 
 def test_killed_then_changed_equals_fresh(done, tmp_path):
-    "The state of the killed run belongs to other parameters and is not taken up."
+    "The state of the killed run belongs to other parameters, and the run does not resume from it."
     fresh = Path(shutil.copytree(done, tmp_path / "fresh", symlinks=True))
-    change_parameters(done, longer)
+    change_parameters(done, LONGER)
     state = kill_in_training(done)
-    for root in (done, fresh): change_parameters(root, lambda value: value["profiles"]["quick"]["train"].update(steps=8, checkpoint_every=5, warmup_steps=2, learning_rate=0.002))
-    assert repro(done, TRAIN) == repro(fresh, TRAIN) == [TRAIN]
+    for root in (done, fresh):
+        change_parameters(root, training(steps=8, checkpoint_every=5, warmup_steps=2, learning_rate=0.003))
+        assert repro(root, TRAIN) == ["prepare", TRAIN]
     assert contents(done, LEARNED) == contents(fresh, LEARNED) and state.exists()
 
 
 def test_a_bad_parameter_stops_before_anything_runs(done):
-    change_parameters(done, lambda value: value["profiles"]["quick"]["train"].update(stepps=3))
+    change_parameters(done, training(stepps=3))
     stopped = run("dvc", "repro", root=done)
     assert stopped.returncode != 0 and "profiles.quick.train.stepps: unknown key" in stopped.stderr
+
+
+def stage(root, *words): return run("python", "-m", "mmreid.pipeline", "run", *words, root=root)
 
 
 def test_a_truncated_image_is_named(done):
     image = sorted((done / "data/rendered").rglob("*.png"))[5]
     image.chmod(0o644)
     image.write_bytes(image.read_bytes()[:50])
-    stopped = run("python", "-m", "mmreid.pipeline.stages", "run", "pack", "dataset=rendered", root=done)
-    assert stopped.returncode == 1 and image.name in stopped.stderr and "samples.csv line" in stopped.stderr and "Traceback" not in stopped.stderr
+    stopped = stage(done, "pack", "dataset=rendered")
+    assert stopped.returncode == 1 and image.name in stopped.stderr
+    assert "samples.csv line" in stopped.stderr and "Traceback" not in stopped.stderr
 
 
 def test_a_full_disk_is_named_and_nothing_is_lost(done):
     "No file may grow beyond a limit: what a full disk does to the arrays."
     before = contents(done, ["data/packed/rendered/rgb.npy"])
-    stopped = run("bash", "-c", "ulimit -f 100; exec python -m mmreid.pipeline.stages run pack dataset=rendered", root=done)
+    stopped = run("bash", "-c", "ulimit -f 100; exec python -m mmreid.pipeline run pack dataset=rendered", root=done)
     assert stopped.returncode == 1 and "no room on the disk" in stopped.stderr and "Traceback" not in stopped.stderr
     assert contents(done, before) == before
 
 
 def test_a_checkpoint_of_another_architecture_is_named(done):
-    change_parameters(done, lambda value: value["profiles"]["quick"]["model"].update(width=16))
-    stopped = run("python", "-m", "mmreid.pipeline.stages", "run", "evaluate", "dataset=rendered", "variant=full", "seed=1", root=done)
-    assert stopped.returncode == 1 and "another architecture: model.width is 8, expected 16" in stopped.stderr
+    change_parameters(done, lambda value: value["profiles"]["quick"]["model"].update(branch_dim=16))
+    assert repro(done, "prepare") == ["prepare"]
+    stopped = stage(done, "evaluate", "dataset=rendered", "variant=full", "seed=1")
+    assert stopped.returncode == 1
+    assert "another architecture: model.branch_dim is 8, expected 16" in stopped.stderr
+
+
+
+
+TOY = '''#| default_exp methods.toy_mean
+%%
+#| export
+from torch import nn
+from torch.nn import functional as F
+
+from mmreid.methods.registry import Method
+from mmreid.models.network import Embedding, Network, whole
+%%
+#| export
+class ToyMean(Network):
+    "One linear layer on the mean colour of all images of a pass."
+    def __init__(self, modalities, model, variant):
+        super().__init__(modalities, model, variant)
+        self.projection = nn.Linear(3, 3 * model.branch_dim)
+
+    def forward(self, images, present, passes=None):
+        passes = passes or whole(present)
+        mask = passes.mask[:, :, None].float()
+        h = self.projection((images.mean((-2, -1))[passes.owner] * mask).sum(1) / mask.sum(1))
+        z = self.neck(h)
+        return Embedding(h, z, F.normalize(z))
+
+METHOD = Method(ToyMean)'''
+EXPORT = "from nbdev.export import nb_export; nb_export('nbs/6_compared_methods/99_toy.ipynb', 'mmreid')"
+
+
+def prepared(root): return contents(root, [p.relative_to(root) for p in (root / "results/prepared").rglob("*.*")])
+
+
+def test_a_method_is_one_notebook_and_one_line(done):
+    "And its name in a list of rows. The files of all other variants keep their bytes, so that only its stages run."
+    cells = [nbformat.v4.new_code_cell(source) for source in TOY.split("\n%%\n")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), done / "nbs/6_compared_methods/99_toy.ipynb")
+    exported = run("python", "-c", EXPORT, root=done)
+    assert exported.returncode == 0 and (done / "mmreid/methods/toy_mean.py").is_file(), exported.stderr
+    before, text = prepared(done), (done / "params.yaml").read_text()
+    text = text.replace("\nvariants:\n", "\nvariants:\n  toy: {base: baseline, method: {name: toy_mean}}\n")
+    (done / "params.yaml").write_text(text.replace("main_variants:\n", "main_variants:\n- toy\n"))
+    assert repro(done, "prepare") == ["prepare"]
+    after = prepared(done)
+    stages = ("train", "evaluate", "analyse")
+    new = {Path("results/prepared", stage, f"toy{suffix}") for stage in stages for suffix in (".py", ".yaml")}
+    assert after.keys() - before.keys() == new
+    assert [path for path in before if before[path] != after[path]] == [Path("results/prepared/report.yaml")]
+    assert sorted(repro(done)) == sorted([*(f"{stage}@rendered-toy-1" for stage in stages), "report"])
+    assert "toy" in set(pd.read_csv(done / RESULTS / "metrics.csv").variant)

@@ -9,21 +9,24 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from mmreid.config import load_params
 from mmreid.data.packed import Packed
+from mmreid.methods.registry import load_params
 from mmreid.training.loop import Training
 
 folder = Path(sys.argv[1])
 params = load_params(sys.argv[2])
 quick = params.chosen
-train = quick.train.model_copy(update=dict(identities_per_batch=4, tuples_per_identity=2, steps=4, warmup_steps=1, validate_every=2, checkpoint_every=2))
+small = dict(batch_identities=4, batch_tuples=2, steps=4, warmup_steps=1, validate_every=2, checkpoint_every=2)
+train, model = quick.train.model_copy(update=small), quick.model.model_copy(update=dict(branch_dim=8))
+compute = quick.compute.model_copy(update=dict(threads=1, precision="fp32"))
 rows = []
-training = Training(Packed.open(folder / "packed"), quick.model.model_copy(update=dict(width=8)), params.variants["full"], train,
-                    quick.compute.model_copy(update=dict(threads=1, precision="fp32")), seed=1, state=folder / "state.safetensors", log=rows.append)
+training = Training(Packed.open(folder / "packed"), model, params.variants["full"], train, compute, seed=1,
+                    state=folder / "state.safetensors", log=rows.append)
 network = training.run()
-told = dict(processes=training.accelerator.num_processes, share=len(training.data.batch(0, training.accelerator.process_index, training.accelerator.num_processes)[3]),
-            weights=sum(p.double().sum().item() for p in network.parameters()), logged=len(rows))
-(folder / f"{training.accelerator.process_index}.json").write_text(json.dumps(told))
+process, processes = training.accelerator.process_index, training.accelerator.num_processes
+found = dict(processes=processes, share=len(training.data.batch(0, process, processes)[3]), logged=len(rows),
+             weights=sum(p.double().sum().item() for p in network.parameters()))
+(folder / f"{process}.json").write_text(json.dumps(found))
 """
 
 

@@ -13,7 +13,8 @@ from real_trees import look_alikes
 from mmreid.config import load_params
 from mmreid.evaluation.measure import over_seeds, read_results
 from mmreid.ranking.official import HEADLINE, headlines
-from mmreid.report.claims import Measured, judge_figure, load_claims
+from mmreid.report.claims import load_claims
+from mmreid.report.verdicts import MeasuredTables, judge_figure
 
 
 def shrink(value):
@@ -108,7 +109,7 @@ def test_claims_find_the_official_figures(done):
         metrics, metric = measured(done)[dataset], claims[name].metric
         expected, = rows(metrics, metric=metric, **HEADLINE[dataset]).itertuples()
         assert len(rows(headlines(metrics), protocol="official", metric=metric)) == 1
-        found, = judge_figure(claims[name], Measured(headlines(metrics)), claims)
+        found, = judge_figure(claims[name], MeasuredTables(headlines(metrics)), claims)
         assert (found["measured"], found["low"], found["high"]) == (expected.value, expected.low, expected.high)
     book = pd.read_csv(done / "results/claims.csv")
     assert set(book[(book.kind == "figure") & (book.dataset == "regdb") & (book.variant == "full")].verdict) <= {"reproduced", "not reproduced"}

@@ -46,7 +46,7 @@ class Dolls:
 
     def images(self, name, positions): return self.arrays[name][positions]
 
-# %% ../../nbs/5_training/11_descriptors.ipynb #0c31c833
+# %% ../../nbs/5_training/11_descriptors.ipynb #66837f42
 def draw_dolls(people, views=4, seed=0, own_wall=False):
     "`Dolls`, each seen by four cameras in turn, before the wall of the camera or (`own_wall`) of the person."
     palette = generator(seed, "palette").uniform(.15, .9, (6, 3))
@@ -202,10 +202,10 @@ def thumbnail(images, mask, *, cells=(12, 6)):
     image, row, column = np.nonzero(mask)
     cell = (image * cells[0] + row * cells[0] // h) * cells[1] + column * cells[1] // w
     grid = Pixels(cell, cell, pixels.values - pixels.per_image(pixels.values)[pixels.image], n * cells[0] * cells[1])
-    known = (np.bincount(cell, minlength=grid.count) > 0).reshape(n, *cells, 1)
-    means = grid.per_image(grid.values).reshape(n, *cells, c)       # 0 where nothing is known
-    row_mean = means.sum(axis=2, keepdims=True) / np.maximum(known.sum(axis=2, keepdims=True), 1)
-    return unit(np.where(known, means, row_mean).reshape(n, -1))
+    filled = (np.bincount(cell, minlength=grid.count) > 0).reshape(n, *cells, 1)
+    means = grid.per_image(grid.values).reshape(n, *cells, c)       # 0 in a cell without any pixel
+    row_mean = means.sum(axis=2, keepdims=True) / np.maximum(filled.sum(axis=2, keepdims=True), 1)
+    return unit(np.where(filled, means, row_mean).reshape(n, -1))
 
 # %% ../../nbs/5_training/11_descriptors.ipynb #66cb3092
 def background(images, mask, *, bins=6, balance="none", level="raw", cells=(12, 6), share=.5):

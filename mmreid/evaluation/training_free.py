@@ -119,7 +119,7 @@ def choose_settings(name, source, validation):
     settings["across"] = choose(partial(_across, seen, modalities), grids["across"])
     return settings, choose_weights(within, source.table.iloc[seen.complete])
 
-# %% ../../nbs/5_training/12_training_free.ipynb #ac845ea4
+# %% ../../nbs/5_training/12_training_free.ipynb #0c4feb4a
 def _within(seen, modality, **options):
     "mAP of one modality alone."
     d = seen(modality, seen.channels(modality), options)

@@ -59,7 +59,7 @@ class TokenSettings(MethodSettings):
         if self.token_dim % self.heads: raise ValueError("token_dim: must be a multiple of heads")
         return self
 
-# %% ../../nbs/6_compared_methods/08_topreid.ipynb #054f26d3
+# %% ../../nbs/6_compared_methods/08_topreid.ipynb #fe86c2c3
 class Tokens(Network):
     "Cyclic token permutation (TOP-ReID, Wang et al., AAAI 2024); `variant.method`: `TokenSettings`."
     def __init__(self, modalities, model, variant):
@@ -73,7 +73,7 @@ class Tokens(Network):
     def walk(self, patches, passes):
         "Patches (B, M, L, token_dim) -> tokens after the last visit (R, M, token_dim), 0 where absent."
         r, m = passes.mask.nonzero(as_tuple=True)
-        first = passes.owner[r] * patches.shape[1]                              # of each token's sample: its first image
+        first = passes.owner[r] * patches.shape[1]                  # of each token's sample: its first image
         of = lambda images, modality: images.flatten(0, 1).index_select(0, first + modality)
         tokens = of(patches.mean(2), m)
         for step, visit in enumerate(self.visits, 1):

@@ -34,9 +34,9 @@ def embedded(network, transform, images, present, passes, parts, accelerator, fl
 def embed(network, transform, store, index, subsets, batch_size, accelerator, desc="embedding", part="e", flip=False):
     """Embeddings of the tuples `index` (N, M) for each subset of modalities: {subset: (N, D) float32}.
 
-    Rows of tuples that lack part of a subset are NaN. `store` (`ImageStore`) holds the images, `transform` normalises
-    them. `part`: of an `Embedding`, e or another such as A, or several names, side by side. `flip`: with the mirrored
-    images. The network is put into evaluation mode and back."""
+    Rows of tuples that lack part of a subset are NaN. `store` (`ImageStore`) contains the images, `transform`
+    normalises them. `part`: of an `Embedding`, e or another such as A, or several names, side by side. `flip`: with
+    the mirrored images. The network is put into evaluation mode and back."""
     training, parts = network.training, [part] if isinstance(part, str) else part
     network.eval()
     masks = torch.tensor([[m in s for m in store.modalities] for s in subsets], device=store.device)

@@ -8,6 +8,7 @@ __all__ = ['draw_weights', 'sums_by_identity', 'as_runs', 'resampled_means', 'id
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #bd1c6174
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from ..core import InputError, generator
 from .protocols import evaluate_retrieval
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #97a9534f
+@lru_cache(maxsize=16)      # every retrieval of an evaluation resamples the same people
 def draw_weights(count, resamples, seed, *names):
     """(resamples, count) how often each of `count` things is drawn, in `count` draws with replacement.
 

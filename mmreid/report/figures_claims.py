@@ -168,7 +168,7 @@ def draw_claim(axis, y, row):
 def claims_picture(ledger, *, data, title="The paper's claims", profile="", wrap=105):
     """A line per claim with its verdict, by kind of claim; at the top, how many verdicts there are of each sort.
 
-    ledger: of `mmreid.report.claims`, columns kind, where, says, dataset, metric, verdict; wrap: letters in a line."""
+    ledger: of `mmreid.report.verdicts`, columns kind, where, says, dataset, metric, verdict; wrap: letters in a line."""
     lines = claim_lines(ledger).assign(words=lambda table: [textwrap.wrap(says, wrap) for says in table.says])
     high = 1.5 + STEP * (lines.words.map(len).sum() + 1.6 * lines.kind.nunique())
     with theme():

@@ -190,8 +190,9 @@ def describe(config, table):
         name="rendered", kind="rendered", modalities={m: {"channels": c} for m, c in MODALITIES.items()},
         cameras=list(CAMERAS), scenarios=list(SCENARIOS),
         identities={s: sorted(table.identity[table.split == s].unique()) for s in ("train", "val", "test")},
-        extras=["mask"], config=config.model_dump(), hash=content_hash([written, config.model_dump()]),
-        depth=f"metres = distance + {DEPTH_RANGE / 2} - (value - 1) / 254 * {DEPTH_RANGE}; 0 is no measurement")
+        extras=["mask"],
+        depth=f"metres = distance + {DEPTH_RANGE / 2} - (value - 1) / 254 * {DEPTH_RANGE}; 0 is no measurement",
+        config=config.model_dump(), hash=content_hash([written, config.model_dump()]))
 
 # %% ../../../nbs/2_data/08_rendered_dataset.ipynb #ba3f0502
 TITLES = {"rgb": "RGB", "ir": "infrared", "depth": "depth"}
