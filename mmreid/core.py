@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #813eb08a
 class InputError(ValueError):
-    "What the user gave cannot be used; the message names the file, row or key."
+    "The input cannot be used; the message names the file, row or key."
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #f98b9006
 def subset_name(subset):
@@ -25,7 +25,7 @@ def subset_name(subset):
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #9cc1c1b1
 def parse_subset(name, modalities):
-    "The subset that `name` writes, in the order of `modalities`; `InputError` if it names another modality or none."
+    "The subset written as `name`, in the order of `modalities`; `InputError` for an unknown, repeated or missing one."
     parts = name.split("+") if name else []
     unknown = [p for p in parts if p not in modalities]
     if unknown or not parts or len(set(parts)) < len(parts):
@@ -45,16 +45,16 @@ def stream_seed(seed, *names):
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #0cf519f6
 def generator(seed, *names):
-    "An independent `numpy.random.Generator` for the thing called `names`, for example `generator(7, 'pose', person, shot)`."
+    "An independent `numpy.random.Generator` for the thing called `names`: `generator(7, 'pose', person, shot)`."
     return np.random.default_rng(stream_seed(seed, *names))
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #bd31b8b2
 def canonical_json(value):
-    "`value` as JSON with sorted keys and no spaces; numbers that JSON does not know (NaN, infinity) are refused with a `ValueError`."
+    "`value` as JSON with sorted keys and no spaces; `ValueError` for NaN and infinity, which JSON does not have."
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
 
 def _plain(value):
-    "NumPy's scalars and arrays as Python's own."
+    "NumPy's scalars and arrays as Python's own numbers and lists, a path as text."
     if isinstance(value, (np.generic, np.ndarray)): return value.tolist()
     if isinstance(value, Path): return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
@@ -74,7 +74,7 @@ def _remove(path):
     else: path.unlink(missing_ok=True)
 
 def _sync(path):
-    "Ask the system to put a file, or all files below a folder, on the disk."
+    "Flush a file, or all files below a folder, to the disk."
     for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
         descriptor = os.open(file, os.O_RDONLY)
         try: os.fsync(descriptor)
@@ -83,10 +83,10 @@ def _sync(path):
 # %% ../nbs/9_how_it_runs/01_core.ipynb #7291373a
 @contextmanager
 def atomic_path(path, sync=False):
-    """A temporary path beside `path` on which to create a file or a folder; it replaces `path` when the block ends well.
+    """A temporary path beside `path` for a new file or folder; it replaces `path` when the block ends well.
 
-    On an error the temporary path is removed and `path` stays as it was. `sync=True` also waits for the disk,
-    for state that must outlive a power cut."""
+    On an error the temporary path is removed and `path` is unchanged. `sync=True` also waits for the disk, for files
+    that must survive a power cut."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -99,22 +99,24 @@ def atomic_path(path, sync=False):
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #99b057bb
 def clear_partial(path):
-    "Remove what killed writers of `path` left behind. Only for callers that know themselves to be the only writer."
+    "Remove what killed writers of `path` left behind; the caller must be its only writer at that moment."
     path = Path(path)
     for left in path.parent.glob(f".{path.name}.*.partial"): _remove(left)
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #51ff02b8
 def write_json(path, value):
     "Write `value` as readable JSON, atomically; the order of keys is kept."
-    with atomic_path(path) as temporary: temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
 def read_json(path):
-    "Read a JSON file; `InputError` names it when it is absent or is not JSON."
+    "The content of a JSON file; `InputError` names it if it is absent or is not JSON."
     try: return json.loads(Path(path).read_text())
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error: raise InputError(f"{path}: not JSON ({error})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #81874ba1
 def progress(items=None, desc="", total=None, **kwargs):
-    "A progress bar over `items` (or to be updated by hand, given `total`), with the time that remains."
+    "A progress bar over `items` (or to be updated by hand, given `total`), with the remaining time."
     return tqdm(items, desc=desc, total=total, mininterval=0.5, dynamic_ncols=True, leave=False, **kwargs)

@@ -1,4 +1,6 @@
-"Trees of tiny images under the official names of RegDB and SYSU-MM01, from the official lists where those are at hand, else from look-alikes."
+"""Trees of tiny images under the official names of RegDB and SYSU-MM01.
+
+They follow the official lists where those are at hand, else look-alikes."""
 import os
 import shutil
 
@@ -18,7 +20,8 @@ def pictures(folder, suffix, count=16, size=(32, 96)):
     folder.mkdir(parents=True, exist_ok=True)
     random, found = np.random.default_rng(0), []
     for n in range(count):
-        pixels = random.integers(0, 255, (3, 1, 3)).repeat(size[1] // 3, 0).repeat(size[0], 1) * 0.8 + random.integers(0, 50, (size[1], size[0], 3))
+        bands = random.integers(0, 255, (3, 1, 3)).repeat(size[1] // 3, 0).repeat(size[0], 1)
+        pixels = bands * 0.8 + random.integers(0, 50, (size[1], size[0], 3))
         found.append(folder / f"{n}{suffix}")
         Image.fromarray(pixels.astype(np.uint8)).save(found[-1])
     return found
@@ -31,7 +34,9 @@ def place(root, path, picture):
 
 def regdb_images(people, each, official=True):
     "{identity: {modality: paths}}, from the official lists or under names like theirs."
-    if not official: return {str(i): {m: [f"{FOLDERS[m]}/{i}/male_front_{m[0]}_{n:05d}_{i}.bmp" for n in range(each)] for m in FOLDERS} for i in range(1, people + 1)}
+    if not official:
+        named = lambda i, m: [f"{FOLDERS[m]}/{i}/male_front_{m[0]}_{n:05d}_{i}.bmp" for n in range(each)]
+        return {str(i): {m: named(i, m) for m in FOLDERS} for i in range(1, people + 1)}
     images = {}
     for part in ("train", "test"):
         for m in FOLDERS:
@@ -41,9 +46,12 @@ def regdb_images(people, each, official=True):
 
 
 def regdb_tree(root, people=412, each=10, official=False, newline="\r\n"):
-    "A RegDB of `people` with `each` images of each kind: the official lists of splits 1 and 2, and look-alikes for the others, or look-alikes only."
+    """A RegDB of `people` with `each` images of each kind.
+
+    Its lists are the official ones of splits 1 and 2, and look-alikes for the others, or look-alikes only."""
     images, random = regdb_images(people, each, official), np.random.default_rng(0)
-    write_lists(root, images, {k: sorted(random.permutation(list(images))[:len(images) // 2].tolist(), key=int) for k in SPLITS}, newline)
+    half = lambda: sorted(random.permutation(list(images))[:len(images) // 2].tolist(), key=int)
+    write_lists(root, images, {k: half() for k in SPLITS}, newline)
     if official:
         for file in (OFFICIAL / "regdb/idx").iterdir(): shutil.copyfile(file, root / "idx" / file.name)
     encoded = pictures(root.parent / f"{root.name}-encoded", ".bmp")
@@ -54,21 +62,29 @@ def regdb_tree(root, people=412, each=10, official=False, newline="\r\n"):
 
 
 def sysu_lists(root, people):
-    "Lists and permutations of `people` {part: identities}; everyone is seen by all cameras, those of val by cameras 3, 4 and 5."
-    seen = {(camera, f"{i:04d}"): 12 + n % 2 for n, camera in enumerate(CAMERAS) for part, own in people.items() for i in own if part != "val" or camera in ("cam3", "cam4", "cam5")}
+    "Lists and permutations of `people` {part: identities}, seen by all cameras; those of val by cameras 3, 4 and 5."
+    sees = lambda camera, part: part != "val" or camera in ("cam3", "cam4", "cam5")
+    seen = {(camera, f"{i:04d}"): 12 + n % 2 for n, camera in enumerate(CAMERAS)
+            for part, own in people.items() for i in own if sees(camera, part)}
     write_permutations(root, seen)
     for part, own in people.items(): (root / f"exp/{part}_id.txt").write_text(",".join(map(str, own)) + "\n")
 
 
-def sysu_tree(root, official=False, people={"train": range(1, 7), "val": range(20, 24), "test": range(7, 13)}, outsiders=(40,)):
-    "A SYSU-MM01 with the official lists, or with look-alikes for `people`; `outsiders` stand in no list."
+A_FEW = {"train": range(1, 7), "val": range(20, 24), "test": range(7, 13)}
+
+
+def sysu_tree(root, official=False, people=A_FEW, outsiders=(40,)):
+    "A SYSU-MM01 with the official lists, or with look-alikes for `people`; `outsiders` are in no list."
     (root / "exp").mkdir(parents=True)
     if official:
         for file in (OFFICIAL / "sysu-mm01/exp").iterdir(): shutil.copyfile(file, root / "exp" / file.name)
-    else: sysu_lists(root, {part: list(people[part]) for part in PARTS} | {"none": list(outsiders)}), (root / "exp/none_id.txt").unlink()
+    else:
+        sysu_lists(root, {part: list(people[part]) for part in PARTS} | {"none": list(outsiders)})
+        (root / "exp/none_id.txt").unlink()
     encoded = pictures(root.parent / f"{root.name}-encoded", ".jpg")
     for (camera, identity), order in read_permutations(root).items():
-        for frame in range(1, order.shape[1] + 1): place(root, f"{camera}/{identity}/{frame:04d}.jpg", encoded[int(identity) % len(encoded)])
+        own = encoded[int(identity) % len(encoded)]
+        for frame in range(1, order.shape[1] + 1): place(root, f"{camera}/{identity}/{frame:04d}.jpg", own)
     return root
 
 

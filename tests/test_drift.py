@@ -15,9 +15,9 @@ from mmreid.config import resolved
 from mmreid.methods.registry import load_params
 from mmreid.pipeline.stages import STAGES
 
-PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client", "ipykernel",
-                 "filelock", "embreex", "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil", "pytest",
-                 "hypothesis", "IPython", "git"]
+PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client",
+                 "ipykernel", "filelock", "embreex", "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil",
+                 "pytest", "hypothesis", "IPython", "git"]
 PLOTTING = "mmreid.report.figures"     # its modules belong to an extra
 
 
@@ -91,7 +91,8 @@ def test_table_2_runs_the_stages_of_the_pipeline(stage):
     "But for the list of variants, the prepared files, and the folder of results."
     text = yaml.safe_dump(stages_of("dvc.yaml")[stage], width=1000)
     changes = [("${main_variants}", "${compared_methods}"), (f" run {stage} ", f" run compared-{stage} "),
-               (f"prepared/{stage}/", f"prepared/compared-{stage}/"), (f"notebooks/{stage}-", f"notebooks/compared-{stage}-"),
+               (f"prepared/{stage}/", f"prepared/compared-{stage}/"),
+               (f"notebooks/{stage}-", f"notebooks/compared-{stage}-"),
                ("one variant with", "one row of Table 2 with")]
     for ours, theirs in changes: text = text.replace(ours, theirs)
     text = re.sub(r"(\$\{profile\})/(models|curves|evaluations|runs)", r"\1/compared/\2", text)

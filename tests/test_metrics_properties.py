@@ -38,7 +38,8 @@ def test_agrees_with_the_definition(ranking, chunk):
 @given(rankings())
 def test_tensors_and_arrays_agree(ranking):
     (distance, query, gallery), options = ranking
-    tensor_options = options | {"excluded": None if options["excluded"] is None else torch.from_numpy(options["excluded"])}
+    excluded = options["excluded"]
+    tensor_options = options | {"excluded": None if excluded is None else torch.from_numpy(excluded)}
     assert_same_ranking(rank_metrics(torch.from_numpy(distance), query, gallery, **tensor_options),
                         rank_metrics(distance, query, gallery, **options))
 
@@ -54,7 +55,8 @@ def test_excluded_is_as_good_as_absent(ranking):
         if not keep.any():
             assert not whole.is_valid[i]
             continue
-        alone = rank_metrics(distance[i:i + 1, keep], query[i:i + 1], [g for g, k in zip(gallery, keep) if k], **options)
+        kept = [g for g, k in zip(gallery, keep) if k]
+        alone = rank_metrics(distance[i:i + 1, keep], query[i:i + 1], kept, **options)
         assert alone.rank[0] == whole.rank[i]
         np.testing.assert_allclose([alone.ap[0], alone.inp[0]], [whole.ap[i], whole.inp[i]])
 
@@ -70,7 +72,7 @@ def test_bounds(ranking):
     assert (np.diff(r.cmc) >= 0).all() and 0 <= r.cmc[0] and r.cmc[-1] <= 1
     ok = r.is_valid
     for values in (r.ap[ok], r.inp[ok], r.share[ok]): assert (0 < values).all() and (values <= 1 + 1e-12).all()
-    assert (r.share[ok] <= r.inp[ok] + 1e-12).all()     # the last positive stands no later than the end of the gallery
+    assert (r.share[ok] <= r.inp[ok] + 1e-12).all()     # the last positive is ranked no later than the gallery's end
     assert r.chance == pytest.approx(chance(*args[1:], options["excluded"]))
 
 
@@ -92,8 +94,8 @@ def test_nan_is_refused_by_name(ranking, data):
         rank_metrics(distance, query, gallery, **options, chunk=3)
 
 
-@given(arrays(st.sampled_from([np.float32, np.float64, np.int64, np.uint8]), st.tuples(st.integers(1, 6), st.integers(1, 12)),
-              elements=st.integers(0, 4)))
+@given(arrays(st.sampled_from([np.float32, np.float64, np.int64, np.uint8]),
+              st.tuples(st.integers(1, 6), st.integers(1, 12)), elements=st.integers(0, 4)))
 def test_order_is_the_stable_one(distance):
     np.testing.assert_array_equal(stable_order(distance), np.argsort(distance, axis=1, kind="stable"))
 

@@ -11,7 +11,7 @@ from nbclient.exceptions import CellExecutionError
 from mmreid.core import InputError
 from mmreid.pipeline.code import read_notebook, stage_code
 from mmreid.pipeline.kernel import kernel_manager
-from mmreid.pipeline.notebooks import check_parameters, directives, flags_of, front_matter, settle, without_flagged
+from mmreid.pipeline.notebooks import check_parameters, flags_of, front_matter, settle, without_flagged
 from mmreid.pipeline.stages import STAGES
 
 MODULE_PATHS = sorted(ROOT.glob("nbs/[0-9]*/*.ipynb"))
@@ -38,15 +38,15 @@ def executed(path, flags):
 
 def texts(outputs):
     "The text that a cell printed or showed, without addresses of objects."
-    shown = [out.text if out.output_type == "stream" else "".join(out.get("data", {}).get("text/plain", "")) for out in outputs]
-    return [ADDRESS.sub("0x", text) for text in shown]
+    text = lambda out: out.text if out.output_type == "stream" else out.get("data", {}).get("text/plain", "")
+    return [ADDRESS.sub("0x", text(out)) for out in outputs]
 
 
 def stale(path, done):
     "The cells of the notebook at `path` whose saved text is not that of the run `done`: id -> (saved, found)."
-    saved = {cell.id: texts(cell.outputs) for cell in settle(read_notebook(path)).cells if cell.cell_type == "code"}
-    compared = [cell for cell in done.cells if cell.cell_type == "code" and "machine" not in cell.metadata.get("tags", [])]
-    found = {cell.id: texts(cell.outputs) for cell in compared if "cuda" not in directives(cell.source)}
+    code = lambda notebook: [cell for cell in notebook.cells if cell.cell_type == "code"]
+    saved = {cell.id: texts(cell.outputs) for cell in code(settle(read_notebook(path)))}
+    found = {cell.id: texts(cell.outputs) for cell in code(done) if "machine" not in cell.metadata.get("tags", [])}
     return {cell: (saved[cell], found[cell]) for cell in found if saved[cell] != found[cell]}
 
 

@@ -66,8 +66,8 @@ def done(first, tmp_path):
 
 def test_the_table_of_metrics(first):
     metrics = pd.read_csv(first / RESULTS / "metrics.csv", dtype={"seed": str})
-    assert list(metrics) == ("dataset profile variant protocol setting scenario query_modalities gallery_modalities seed "
-                             "metric value low high device").split()
+    columns = "dataset profile variant protocol setting scenario query_modalities gallery_modalities seed"
+    assert list(metrics) == [*columns.split(), "metric", "value", "low", "high", "device"]
     assert set(metrics.variant) == {"full", "histogram", "background"}
     assert set(metrics.protocol) == {"fused", "single", "any", "scenario"}
     assert set(metrics.metric) == {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"}
@@ -124,7 +124,8 @@ def test_prose_trains_nothing(done):
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell("A sentence.", id="sentence"))
     nbformat.write(notebook, path)
     library = done / "mmreid/training/loop.py"
-    library.write_text(library.read_text().replace('"One step: its', '# a comment\n        "One step, in other words: its'))
+    other = '# a comment\n        "One step, in other words: its'
+    library.write_text(library.read_text().replace('"One step: its', other))
     assert "in other words" in library.read_text()
     (done / "params.yaml").write_text("# a comment\n" + (done / "params.yaml").read_text())
     assert repro(done) == ["prepare"]

@@ -1,4 +1,4 @@
-"Training by several processes: each takes its share of every batch, all end with the same weights, and only the first writes."
+"Training by several processes: each has its share of every batch, all end with equal weights, only the first writes."
 import json
 import sys
 

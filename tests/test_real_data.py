@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, run
 from real_trees import ABSENT, OFFICIAL, look_alikes, regdb_tree, sysu_tree
 
 from mmreid.core import InputError, subsets
@@ -23,14 +23,15 @@ from mmreid.ranking.official import QUESTIONS, headlines, joined_by_identity, ra
 from mmreid.ranking.protocols import cosine_similarity
 
 official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=ABSENT)
-CHECK = [sys.executable, "-c", "import sys; from mmreid.data.check import main; sys.exit(main())"]     # what the console script mmreid-data runs
+MAIN = "import sys; from mmreid.data.check import main; sys.exit(main())"     # what the console script mmreid-data runs
+CHECK = [sys.executable, "-c", MAIN]
 
 
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory):
     "Both datasets under all official names (where the lists are at hand)."
-    folder = tmp_path_factory.mktemp("raw")
-    return {"regdb": regdb_tree(folder / "RegDB", official=True), "sysu": sysu_tree(folder / "SYSU-MM01", official=True)}
+    folder, trees = tmp_path_factory.mktemp("raw"), {"regdb": (regdb_tree, "RegDB"), "sysu": (sysu_tree, "SYSU-MM01")}
+    return {name: tree(folder / place, official=True) for name, (tree, place) in trees.items()}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def small(tmp_path_factory): return look_alikes(tmp_path_factory.mktemp("small")
 class Images:
     "As much of a packed dataset as joining needs: the table of one split, and rows as if it had been packed."
     def __init__(self, dataset, split, run="1"):
-        part_of = {i: part for part, people in dataset.info.runs.get(run, dataset.info.identities).items() for i in people}
+        parts = dataset.info.runs.get(run, dataset.info.identities)
+        part_of = {i: part for part, people in parts.items() for i in people}
         self.table = dataset.table[dataset.table.identity.map(part_of) == split].reset_index(drop=True)
         has = [(self.table[m] != "").to_numpy() for m in ("rgb", "ir")]
         rows = np.stack([np.where(own, np.cumsum(own) - 1, -1) for own in has], axis=1).astype(np.int32)
@@ -59,22 +61,26 @@ test_of.__test__ = False
 def test_regdb_has_the_official_counts(trees):
     dataset = read_regdb(trees["regdb"])
     assert len(dataset.table) == 8240 and sorted(dataset.info.runs, key=int) == [str(k) for k in range(1, 11)]
-    for run, identities in dataset.info.runs.items():
+    for split, identities in dataset.info.runs.items():
         assert {part: len(people) for part, people in identities.items()} == {"train": 206, "test": 206}
-        for part in ("train", "test"): assert [(Images(dataset, part, run).table[m] != "").sum() for m in ("rgb", "ir")] == [2060, 2060]
+        for part in ("train", "test"):
+            table = Images(dataset, part, split).table
+            assert [(table[m] != "").sum() for m in ("rgb", "ir")] == [2060, 2060]
 
 
 @official
 def test_sysu_has_the_official_counts(trees):
     dataset = read_sysu(trees["sysu"])
-    assert {part: len(people) for part, people in dataset.info.identities.items()} == {"train": 296, "val": 99, "test": 96}
+    sizes = {part: len(people) for part, people in dataset.info.identities.items()}
+    assert sizes == {"train": 296, "val": 99, "test": 96}
     assert [(dataset.table[m] != "").sum() for m in ("rgb", "ir")] == [29033, 15712]
     training = dataset.table[dataset.table.split != "test"]
     assert [(training[m] != "").sum() for m in ("rgb", "ir")] == [22258, 11909]
     table = test_of(dataset).table
     questions = {trials[0].setting: trials for trials in QUESTIONS["sysu"](table)}
     assert (table.rgb != "").sum() == 6775 and {len(trials) for trials in questions.values()} == {10}
-    size = {"all-search, 1 shot": 301, "all-search, 10 shots": 3010, "indoor-search, 1 shot": 112, "indoor-search, 10 shots": 1120}
+    size = {"all-search, 1 shot": 301, "all-search, 10 shots": 3010,
+            "indoor-search, 1 shot": 112, "indoor-search, 10 shots": 1120}
     for name, trials in questions.items():
         assert {len(t.gallery) for t in trials} == {size[name.rsplit(",", 1)[0]]} and len(trials[0].query) == 3803
         hit = (trials[0].query_ids[:, None] == trials[0].gallery_ids) & ~trials[0].excluded
@@ -98,8 +104,11 @@ def assert_same_figures(trials, metrics, see, some):
     "Each query of `some` has the figures that the definition gives it."
     for t, m in zip(trials, metrics):
         q = t.query[some]
-        slow = rank_metrics_by_definition(-see(q, t.query_subset, t.gallery, t.gallery_subset), t.identity[q], t.gallery_ids, excluded=t.excluded[some], cmc=t.cmc)
-        for name in ("rank", "ap", "inp", "share"): np.testing.assert_allclose(getattr(m, name)[some], getattr(slow, name), rtol=1e-9, err_msg=f"{t.setting}: {name}")
+        distance = -see(q, t.query_subset, t.gallery, t.gallery_subset)
+        slow = rank_metrics_by_definition(distance, t.identity[q], t.gallery_ids, excluded=t.excluded[some], cmc=t.cmc)
+        for name in ("rank", "ap", "inp", "share"):
+            found, expected = getattr(m, name)[some], getattr(slow, name)
+            np.testing.assert_allclose(found, expected, rtol=1e-9, err_msg=f"{t.setting}: {name}")
 
 
 def random_similarity(table, width=32):
@@ -109,15 +118,21 @@ def random_similarity(table, width=32):
 
 @official
 def test_sysu_figures_are_those_of_the_definition(trees):
-    "Every mode, number of shots and convention; galleries from the folders and the MAT file, metrics from the slow oracle."
+    """Every mode, number of shots and convention.
+
+    Galleries from the folders and the MAT file, metrics from the slow oracle."""
     root = trees["sysu"]
     table, permutations = test_of(read_sysu(root)).table, read_permutations(root)
     questions, see = QUESTIONS["sysu"](table), random_similarity(table)
     for trials, metrics in zip(questions, rank_questions(questions, see)):
         mode, shots, convention = trials[0].setting.split(", ")
         cameras = [c for c, m in CAMERAS.items() if m == "rgb" and (mode == "all-search" or c in ("cam1", "cam2"))]
-        for n in (0, 9): assert sorted(table.rgb.iloc[trials[n].gallery]) == literal_gallery(root, cameras, int(shots.split()[0]), n, convention.split()[0], permutations)
-        assert (trials[0].excluded == ((table.camera_ir.iloc[trials[0].query] == "cam3").to_numpy()[:, None] & (table.camera_rgb.iloc[trials[0].gallery] == "cam2").to_numpy())).all()
+        for n in (0, 9):
+            literal = literal_gallery(root, cameras, int(shots.split()[0]), n, convention.split()[0], permutations)
+            assert sorted(table.rgb.iloc[trials[n].gallery]) == literal
+        from_3 = (table.camera_ir.iloc[trials[0].query] == "cam3").to_numpy()
+        in_2 = (table.camera_rgb.iloc[trials[0].gallery] == "cam2").to_numpy()
+        assert (trials[0].excluded == (from_3[:, None] & in_2)).all()
         assert_same_figures(trials[4:5], metrics[4:5], see, np.arange(3, 3803, 190))
 
 
@@ -126,7 +141,8 @@ def test_regdb_figures_are_those_of_the_definition(trees):
     "Both directions, of which each has its own queries; split 2, whose lists are official too."
     table = test_of(read_regdb(trees["regdb"]), "2").table
     questions, see = QUESTIONS["regdb"](table), random_similarity(table)
-    assert [(t.query_subset, t.gallery_subset, len(t.query), len(t.gallery)) for t, in questions] == [(("rgb",), ("ir",), 2060, 2060), (("ir",), ("rgb",), 2060, 2060)]
+    found = [(t.query_subset, t.gallery_subset, len(t.query), len(t.gallery)) for t, in questions]
+    assert found == [(("rgb",), ("ir",), 2060, 2060), (("ir",), ("rgb",), 2060, 2060)]
     ranked = rank_questions(questions, see)
     for trials, metrics in zip(questions, ranked): assert_same_figures(trials, metrics, see, np.arange(0, 2060, 20))
     assert ranked[0][0].mAP != ranked[1][0].mAP and not questions[0][0].excluded.any()
@@ -143,14 +159,15 @@ e = np.random.default_rng(0).normal(size=(len(table), 2048)).astype(np.float32)
 e /= np.linalg.norm(e, axis=1, keepdims=True)
 started = time.process_time(), time.perf_counter()
 ranked = rank_questions(QUESTIONS["sysu"](table), lambda q, _, g, __: e[q] @ e[g].T)
-print(time.process_time() - started[0], time.perf_counter() - started[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, sum(map(len, ranked)))
+gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+print(time.process_time() - started[0], time.perf_counter() - started[1], gigabytes, sum(map(len, ranked)))
 """
 
 
 @official
 def test_all_of_sysu_is_ranked_in_seconds(trees):
     "Eighty galleries at 2,048 dimensions: 15 s on two cores (here: of processor time of one), 2 GB."
-    done = subprocess.run([sys.executable, "-c", SPEED, trees["sysu"]], cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
+    done = run(sys.executable, "-c", SPEED, trees["sysu"], root=ROOT)
     assert done.returncode == 0, done.stderr
     seconds, wall, gigabytes, trials = map(float, done.stdout.split())
     print(f"{seconds:.1f} s of one core ({wall:.1f} s by the clock), {gigabytes:.2f} GB")
@@ -165,13 +182,19 @@ def test_a_whole_dataset_passes_the_check(trees, name, images):
     line, = done.stdout.splitlines()
     found = json.loads(line)
     assert found["images"] == images and found["problems"] == 0 and sum(found["identity"].values()) == images
-    if name == "sysu": assert found["unlisted"] == 22 and found["split"]["test"] == {"identities": 96, "images": {"rgb": 6775, "ir": 3803}}
-    else: assert found["split"]["test, split 2"] == {"identities": 206, "images": {"rgb": 2060, "ir": 2060}} and set(found["identity"].values()) == {20}
+    if name == "sysu":
+        assert found["unlisted"] == 22
+        assert found["split"]["test"] == {"identities": 96, "images": {"rgb": 6775, "ir": 3803}}
+    else:
+        assert set(found["identity"].values()) == {20}
+        assert found["split"]["test, split 2"] == {"identities": 206, "images": {"rgb": 2060, "ir": 2060}}
 
 
 def bound_by_permissions():
-    "In a new process before its program starts: give up root's right to read everything (CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH)."
-    if os.getuid() == 0 and any(ctypes.CDLL(None).prctl(24, capability) for capability in (1, 2)): os._exit(77)     # 24 is PR_CAPBSET_DROP
+    """In a new process before its program starts: give up root's right to read everything.
+
+    These are CAP_DAC_OVERRIDE (1) and CAP_DAC_READ_SEARCH (2); 24 is PR_CAPBSET_DROP."""
+    if os.getuid() == 0 and any(ctypes.CDLL(None).prctl(24, capability) for capability in (1, 2)): os._exit(77)
 
 
 def run_bound(words):
@@ -185,9 +208,12 @@ def run_bound(words):
     ("regdb", "Thermal", "idx/train_visible_3.txt", lambda text: text.replace(" 0", " 1", 1)),
 ])
 def test_the_check_names_every_fault(tmp_path, name, folder, list_, change):
-    "A truncated image, a missing folder, a wrong list, a stray file, a file and a folder that may not be read: each is told, and nothing is a traceback."
+    """Each of these is reported, and none by a traceback.
+
+    A truncated image, a missing folder, a wrong list, a stray file, a file and a folder that may not be read."""
     root = {"regdb": lambda r: regdb_tree(r, people=8, each=10), "sysu": sysu_tree}[name](tmp_path / "data")
-    images = sorted(p.relative_to(root) for p in root.rglob("*") if p.suffix in (".jpg", ".bmp") and not p.is_relative_to(root / folder))
+    is_image = lambda p: p.suffix in (".jpg", ".bmp") and not p.is_relative_to(root / folder)
+    images = sorted(p.relative_to(root) for p in root.rglob("*") if is_image(p))
     cut, closed, shut, moved = images[0], images[1], images[50].parent, images[70]
     whole = (root / cut).read_bytes()
     (root / cut).unlink(), (root / cut).write_bytes(whole[:len(whole) // 2])
@@ -202,17 +228,20 @@ def test_the_check_names_every_fault(tmp_path, name, folder, list_, change):
     told = done.stderr.replace("\r", "\n").split("\n")
     one = lambda *parts: [line for line in told if all(part in line for part in parts)]
     assert one(f"{cut}: image cannot be read") and one(f"{closed}: image cannot be read", "Permission denied")
-    assert one(f"{shut}: cannot be read (Permission denied)") and one(f"{folder}: no such folder") and one("lost.jpg: unexpected file") and one(f"{moved}")
+    assert one(f"{shut}: cannot be read (Permission denied)") and one(f"{folder}: no such folder")
+    assert one("lost.jpg: unexpected file") and one(f"{moved}")
     assert one(list_) and any(one(what) for what in ("identity 0077 has no image", "in an earlier line"))
     short, count = run_bound([*CHECK, name, root]), json.loads(done.stdout)["problems"]
     (root / shut).chmod(0o755)
-    assert len([line for line in short.stderr.replace("\r", "\n").split("\n") if line.strip() and "checking images" not in line]) == min(count, 20) + (count > 20)
+    lines = [line for line in short.stderr.replace("\r", "\n").split("\n") if line.strip()]
+    assert len([line for line in lines if "checking images" not in line]) == min(count, 20) + (count > 20)
     assert count <= 20 or f"and {count - 20:,} more" in short.stderr
 
 
 def test_a_check_of_nothing_says_what_to_put_where(tmp_path):
-    done = subprocess.run([*CHECK, "sysu", tmp_path / "SYSU-MM01"], env=environment(ROOT), capture_output=True, text=True)
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "put SYSU-MM01 there: the folders cam1 to cam6 and exp" in done.stderr
+    done = run(*CHECK, "sysu", tmp_path / "SYSU-MM01", root=ROOT)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "put SYSU-MM01 there: the folders cam1 to cam6 and exp" in done.stderr
 
 
 def test_a_run_opens_regdb_with_its_own_split(small, tmp_path):
@@ -222,7 +251,8 @@ def test_a_run_opens_regdb_with_its_own_split(small, tmp_path):
         training = own.only("train")
         assert sorted(set(training.table.identity)) == packed.info.runs[str(k)]["train"]
         pixels = packed.arrays["rgb"][training.rows[training.rows[:, 0] >= 0, 0]] / 255
-        assert np.allclose(own.statistics["rgb"]["mean"], pixels.mean((0, 1, 2)), atol=1e-5) and np.allclose(own.statistics["rgb"]["std"], pixels.std((0, 1, 2)), atol=1e-5)
+        for name, value in (("mean", pixels.mean((0, 1, 2))), ("std", pixels.std((0, 1, 2)))):
+            assert np.allclose(own.statistics["rgb"][name], value, atol=1e-5)
     assert runs[0].statistics != runs[1].statistics and Packed.open(tmp_path / "packed").hash == packed.hash
     with pytest.raises(InputError, match="there is none for seed 11"): packed.for_run(11)
 
@@ -230,23 +260,29 @@ def test_a_run_opens_regdb_with_its_own_split(small, tmp_path):
 def test_sysu_trains_on_validation_identities_or_holds_them_out(small, tmp_path):
     packed = pack_dataset(read_sysu(small["sysu"]), tmp_path / "packed", 96, 32)
     count = lambda packed: packed.table.groupby("split").identity.nunique().to_dict()
-    assert count(packed.for_run(1)) == {"train": 6, "val": 4, "test": 6} and count(packed.for_run(1, "trained_on")) == {"train": 10, "test": 6}
-    assert packed.for_run(1).statistics != packed.for_run(1, "trained_on").statistics
+    held_out, trained_on = packed.for_run(1), packed.for_run(1, "trained_on")
+    assert count(held_out) == {"train": 6, "val": 4, "test": 6} and count(trained_on) == {"train": 10, "test": 6}
+    assert held_out.statistics != trained_on.statistics
 
 
 def test_estimated_depth_is_called_pseudo_everywhere(small, tmp_path):
-    "With a tiny estimator of random weights: a third modality, in the rows of its RGB images, and a note beside every figure."
+    "With a tiny estimator of random weights: a third modality, in the rows of its RGB images, named in every setting."
     pytest.importorskip("transformers", reason="transformers, with which depth is estimated, is not installed")
     from mmreid.data.pseudo_depth import tiny_estimator, with_pseudo_depth
-    packed = with_pseudo_depth(pack_dataset(read_regdb(small["regdb"]), tmp_path / "packed", 96, 32), str(tiny_estimator(tmp_path / "model")))
-    assert packed.modalities == ("rgb", "ir", "pseudo-depth") and (packed.rows[:, 2] == packed.rows[:, 0]).all() and packed.for_run(2).statistics.keys() == {*packed.modalities}
+    packed = pack_dataset(read_regdb(small["regdb"]), tmp_path / "packed", 96, 32)
+    packed = with_pseudo_depth(packed, str(tiny_estimator(tmp_path / "model")))
+    assert packed.modalities == ("rgb", "ir", "pseudo-depth") and (packed.rows[:, 2] == packed.rows[:, 0]).all()
+    assert packed.for_run(2).statistics.keys() == {*packed.modalities}
     test = joined_by_identity(packed.for_run(2).only("test"))
     full = (test.rows >= 0).all(1)
     assert full.all() and (test.rows[:, 2] == test.rows[:, 0]).all()
     random = np.random.default_rng(0)
     see = cosine_similarity({s: random.normal(size=(len(test.table), 8)) for s in subsets(test.modalities)})
-    metrics = measure_official(test, see, load_params(ROOT / "params.yaml").chosen.evaluate, dataset="regdb", profile="p", variant="v", seed=2, device="cpu").metrics
-    assert metrics.setting.str.endswith(", with pseudo-depth").all() and headlines(metrics).query("protocol == 'official'").empty
+    evaluate = load_params(ROOT / "params.yaml").chosen.evaluate
+    labels = dict(dataset="regdb", profile="p", variant="v", seed=2, device="cpu")
+    metrics = measure_official(test, see, evaluate, **labels).metrics
+    assert metrics.setting.str.endswith(", with pseudo-depth").all()
+    assert headlines(metrics).query("protocol == 'official'").empty
     assert len(metrics[(metrics.protocol == "paired") & (metrics.metric == "rank1")]) == 49
 
 

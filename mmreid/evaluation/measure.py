@@ -46,7 +46,7 @@ class Measured:
 
 # %% ../../nbs/5_training/07_measure.ipynb #4b7617e2
 def protocols(table, modalities, cross_modal=True):
-    "All retrievals for a dataset of tuples; without `cross_modal`, only those whose query and gallery show the same subset."
+    "All retrievals for a dataset of tuples; without `cross_modal`, only those with the same subset on both sides."
     cells = fused(table, modalities) + single_to_single(table, modalities) + any_to_any(table, modalities)
     if table.scenario.nunique() > 1: cells += by_scenario(table, modalities)
     return [cell for cell in cells if cross_modal or cell.query_subset == cell.gallery_subset]

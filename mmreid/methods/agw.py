@@ -25,6 +25,7 @@ class AGWSettings(MethodSettings):
     "`gem_power`: p of generalised-mean pooling, at the start."
     gem_power: Positive
 
+# %% ../../nbs/6_compared_methods/03_agw.ipynb #75585fe6
 class AGW(TwoStream):
     """Table 2, *Cross-Modal* (AGW, Ye et al., TPAMI 2021); `variant.method`: `AGWSettings`.
 

@@ -28,9 +28,10 @@ def _parser():
         sub = commands.add_parser(name, help=help, description=help)
         sub.set_defaults(action=action)
         return sub
-    command("prepare", lambda options: prepare(), "check params.yaml and write the settings and the code of every stage")
+    command("prepare", lambda options: prepare(), "check params.yaml, write the settings and the code of every stage")
     command("readme", lambda options: write_readme(), "make README.md from nbs/index.ipynb")
-    again = command("refresh", lambda options: [refresh(path) for path in options.paths], "run notebooks again, in place")
+    refresh_all = lambda options: [refresh(path) for path in options.paths]
+    again = command("refresh", refresh_all, "run notebooks again, in place")
     again.add_argument("paths", nargs="+")
     run = command("run", _run, "run one stage")
     run.add_argument("stage", help=", ".join(STAGES))

@@ -76,7 +76,7 @@ def data_files(folder):
 # %% ../../nbs/9_how_it_runs/03_code.ipynb #8b4cc47f
 def read_notebook(path):
     "The notebook at `path`; `InputError` names it if there is none."
-    import nbformat     # slow to import: half a second that the kernel, which reads no notebook, need not wait
+    import nbformat     # imported here since it takes half a second, and the kernel reads no notebook
     if not Path(path).is_file(): raise InputError(f"{path}: no such notebook")
     return nbformat.read(path, as_version=4)
 
@@ -98,7 +98,7 @@ def _plain_text(text): return plain_code(text)
 def stage_code(path, root=".", also=()):
     """All code that the stage notebook at `path` runs.
 
-    The modules of the library and those named in `also`, hashes of the data in their packages, then the notebook's cells."""
+    The library's modules and those in `also`, hashes of the data in their packages, then the notebook's cells."""
     source = notebook_code(path)
     modules = modules_used("\n".join([source, *(f"import {name}" for name in also)]), root)
     parts = [f"# {name}\n{_plain_text(file.read_text())}" for name, file in modules.items()]

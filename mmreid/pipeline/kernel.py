@@ -14,16 +14,16 @@ from pathlib import Path
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 def die_with_parent(parent=None):
-    "Have this process killed as soon as its parent (process id `parent`, by default the present one) is no more."
+    "Have this process killed as soon as its parent (process id `parent`, by default the present one) ends."
     parent = parent or os.getppid()
     if _prctl: _prctl(1, signal.SIGKILL)          # 1 is PR_SET_PDEATHSIG
     if os.getppid() != parent: os.kill(os.getpid(), signal.SIGKILL)     # it died before the line above
 
 # %% ../../nbs/9_how_it_runs/06_kernel.ipynb #46619e50
 def end_group_after(leader):
-    "Start a process that kills the process group of its parent `leader` once that is no more."
+    "Start a process that kills the process group of its parent `leader` once that has ended."
     if os.fork(): return
-    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)    # they are meant for the others
+    for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, signal.SIG_IGN)    # meant for the others
     while os.getppid() == leader: time.sleep(.1)
     os.killpg(leader, signal.SIGKILL)
 

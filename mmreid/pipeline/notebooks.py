@@ -61,8 +61,9 @@ def directives(source):
 FLAGS = ("slow", "cuda")
 
 def flags_of(notebook):
-    "The flags of which some cell of `notebook` bears the mark."
-    return {flag for cell in notebook.cells if cell.cell_type == "code" for flag in FLAGS if flag in directives(cell.source)}
+    "The flags with which some cell of `notebook` is marked."
+    marks = [directives(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
+    return {flag for flag in FLAGS if any(flag in own for own in marks)}
 
 def without_flagged(notebook, flags=()):
     "A copy of `notebook` without the cells that need a flag not among `flags`, or that are marked `#| eval: false`."

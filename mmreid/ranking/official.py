@@ -151,7 +151,7 @@ HEADLINE = {"regdb": {"protocol": "official", "setting": "visible to thermal"},
             "sysu": {"protocol": "official", "setting": "all-search, 1 shot, official gallery"}}
 
 def headlines(metrics):
-    "Tidy rows without those official ones that papers do not report: one setting is left for each dataset, not mirrored."
+    "Tidy rows without the official ones that papers do not report: one setting per dataset is left, not mirrored."
     values = pd.DataFrame([{"dataset": name, **values} for name, values in HEADLINE.items()])
     reported = metrics[list(values)].astype(str).agg(tuple, axis=1).isin(values.agg(tuple, axis=1))
     return metrics[reported | (metrics.protocol != "official")]

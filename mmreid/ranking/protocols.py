@@ -27,7 +27,7 @@ class Retrieval:
     identity: np.ndarray # (N,) identity of every row of the table
     camera: np.ndarray # (N,) camera of every row of the table
     scenario: str = "all" # of the queries
-    setting: str = "tuples" # how the question is posed: "tuples", "halves" of joined tuples, or an official setting's name
+    setting: str = "tuples" # how it is posed: "tuples", "halves" of joined tuples, or an official setting's name
     cmc: str = "images" # Rank-k counts "images" or "identities", see `mmreid.ranking.metrics`
 
     @property

@@ -40,7 +40,8 @@ def draw_cells(axis, cells, title, sign="", **how):
 def any_to_any_heatmap(metrics, *, data, metric="rank1", baseline=None, title="Any to any", profile=""):
     """Heat map of `metric` in percent, beside it the difference to the baseline in points, if there is one.
 
-    metrics, baseline: rows of protocol `any` of one variant each, with columns query_modalities, gallery_modalities, metric, value."""
+    metrics, baseline: rows of protocol `any` of one variant each, with the columns query_modalities,
+    gallery_modalities, metric and value."""
     cells, label = any_to_any_cells(metrics, metric), METRIC_LABELS[metric]
     with theme():
         width = 1.6 + .58 * cells.shape[1]

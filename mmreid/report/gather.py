@@ -19,17 +19,18 @@ from ..evaluation.results import over_seeds, read_results
 REFERENCES = ("histogram", "background")
 
 def read_rows(results, datasets, variants, seeds):
-    "{dataset: {variant: [`Measured` of each seed]}} from the folder `results`; `InputError` names a missing evaluation."
+    "{dataset: {variant: [`Measured` per seed]}} from the folder `results`; `InputError` names a missing evaluation."
     folder = Path(results, "evaluations")
     return {d: {v: [read_results(folder / f"{d}-{v}-{s}") for s in seeds] for v in variants} for d in datasets}
 
 def read_references(results, datasets):
-    "The same for the rows that learn nothing."
+    "As `read_rows`, for the rows that learn nothing."
     return {d: {v: [read_results(Path(results, "evaluations", f"{d}-{v}"))] for v in REFERENCES} for d in datasets}
 
 def tidy_metrics(rows, evaluate):
     "All metrics of `rows` as one table; of several runs also their mean, with `all` as seed."
-    found = [run.metrics for variants in rows.values() for runs in variants.values() for run in runs if len(run.metrics)]
+    found = [run.metrics for variants in rows.values() for runs in variants.values()
+             for run in runs if len(run.metrics)]
     several = [runs for variants in rows.values() for runs in variants.values() if len(runs) > 1]
     return pd.concat([*found, *(over_seeds(runs, evaluate) for runs in several)], ignore_index=True)
 
@@ -53,13 +54,15 @@ def read_facts(results, datasets, variants, seeds):
 
 def read_costs(results, datasets, variants, seeds):
     "Parameters of the network and operations of a training step, indexed by dataset and variant."
-    costs = {(d, v): read_json(Path(results, "curves", f"{d}-{v}-{seeds[0]}", "cost.json")) for d in datasets for v in variants}
+    costs = {(d, v): read_json(Path(results, "curves", f"{d}-{v}-{seeds[0]}", "cost.json"))
+             for d in datasets for v in variants}
     return pd.DataFrame(costs).T.rename_axis(["dataset", "variant"])
 
 def read_curve(folder):
     "All curves of one run as one table with a column `step`."
     files = sorted(Path(folder).rglob("*.tsv"))
-    tables = [pd.read_csv(f, sep="\t").set_index("step").rename(columns=lambda c: f"{f.parent.name}/{c}") for f in files]
+    tables = [pd.read_csv(f, sep="\t").set_index("step").rename(columns=lambda c: f"{f.parent.name}/{c}")
+              for f in files]
     return pd.concat(tables, axis=1).reset_index()
 
 def read_curves(results, datasets, variants, seeds):

@@ -18,9 +18,9 @@ def in_percent(ranked):
             "mAP": 100 * float(np.mean([metrics.mAP for metrics in ranked]))}
 
 def validation_retrievals(val, cross_modal=None):
-    """The retrievals among the validation identities `val` (`Packed`): fused, or (`cross_modal`) between two modalities.
+    """The retrievals among the validation identities `val` (`Packed`): fused or, if `cross_modal`, across modalities.
 
-    By default fused where a sample is a tuple, cross-modal where it is one image."""
+    By default they are fused where a sample is a tuple and cross-modal where it is one image."""
     modalities = val.modalities
     if cross_modal is None: cross_modal = val.info.pairing != "tuple"
     if not cross_modal: return fused(val.table, modalities)
@@ -37,11 +37,12 @@ class Validation:
         return bool((self.packed.table.split == "val").any())
 
     def embedded(self, network, cross_modal=None):
-        "Embed once; returns a function that ranks with the network's similarity as it then is, a list of `RankMetrics`."
+        "Embed once; returns a function that ranks with the network's current similarity: a list of `RankMetrics`."
         val = self.packed.only("val")
         cells = validation_retrievals(val, cross_modal)
         needed = list(dict.fromkeys(subset for cell in cells for subset in (cell.query_subset, cell.gallery_subset)))
-        found = embed(network, self.data.transform, self.data.store, val.rows, needed, 256, self.accelerator, "validating")
+        found = embed(network, self.data.transform, self.data.store, val.rows, needed, 256, self.accelerator,
+                      "validating")
         return lambda: [evaluate_retrieval(cell, similarity(network, found)) for cell in cells]
 
     def mAP(self, network):
