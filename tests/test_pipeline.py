@@ -195,7 +195,7 @@ def test_datasets_are_versioned(done):
     assert "fused" in run("dvc", "metrics", "diff", "HEAD~1", root=done).stdout
     assert "rendered.seed" in run("dvc", "params", "diff", "HEAD~1", root=done).stdout
     git(done, "checkout", "-q", "HEAD~1")
-    assert run("dvc", "checkout", root=done).returncode == 0
+    assert run("dvc", "checkout", "--allow-missing", root=done).returncode == 0     # Table 2 has never been run here
     assert contents(done, before) == before
 
 
@@ -286,15 +286,16 @@ from mmreid.models.network import Embedding, Network, whole
 %%
 #| export
 class ToyMean(Network):
-    "One linear layer on the mean colour of all images of a pass."
+    "One linear layer on the mean colours of eight fields, averaged over the images of a pass."
     def __init__(self, modalities, model, variant):
         super().__init__(modalities, model, variant)
-        self.projection = nn.Linear(3, 3 * model.branch_dim)
+        self.projection = nn.Linear(3 * 8, 3 * model.branch_dim)
 
     def forward(self, images, present, passes=None):
         passes = passes or whole(present)
+        fields = F.adaptive_avg_pool2d(images.flatten(0, 1), (4, 2)).unflatten(0, images.shape[:2]).flatten(2)
         mask = passes.mask[:, :, None].float()
-        h = self.projection((images.mean((-2, -1))[passes.owner] * mask).sum(1) / mask.sum(1))
+        h = self.projection((fields[passes.owner] * mask).sum(1) / mask.sum(1))
         z = self.neck(h)
         return Embedding(h, z, F.normalize(z))
 
