@@ -159,19 +159,23 @@ e = np.random.default_rng(0).normal(size=(len(table), 2048)).astype(np.float32)
 e /= np.linalg.norm(e, axis=1, keepdims=True)
 started = time.process_time(), time.perf_counter()
 ranked = rank_questions(QUESTIONS["sysu"](table), lambda q, _, g, __: e[q] @ e[g].T)
+seconds = time.process_time() - started[0], time.perf_counter() - started[1]
 gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-print(time.process_time() - started[0], time.perf_counter() - started[1], gigabytes, sum(map(len, ranked)))
+query, gallery = (np.flatnonzero(table[m] != "") for m in ("ir", "rgb"))
+started = time.process_time()
+np.argsort(e[gallery] @ e[query].T, axis=0)
+print(*seconds, time.process_time() - started, gigabytes, sum(map(len, ranked)))
 """
 
 
 @official
-def test_all_of_sysu_is_ranked_in_two_gigabytes(trees):
-    "Eighty galleries at 2,048 dimensions; the time is printed, since it belongs to the machine."
+def test_all_of_sysu_is_ranked_in_six_sorts_and_two_gigabytes(trees):
+    "Eighty galleries at 2,048 dimensions: 2 GB, and six times the processor time of one matrix and its sort."
     done = run(sys.executable, "-c", SPEED, trees["sysu"], root=ROOT)
     assert done.returncode == 0, done.stderr
-    seconds, wall, gigabytes, trials = map(float, done.stdout.split())
-    print(f"{seconds:.1f} s of one core ({wall:.1f} s by the clock), {gigabytes:.2f} GB")
-    assert trials == 80 and gigabytes < 2
+    seconds, wall, once, gigabytes, trials = map(float, done.stdout.split())
+    print(f"{seconds:.1f} s of one core ({wall:.1f} s by the clock), {seconds / once:.1f} sorts; {gigabytes:.2f} GB")
+    assert trials == 80 and gigabytes < 2 and seconds < 6 * once
 
 
 @official
