@@ -9,6 +9,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"          # before torch is imported, here and in all that a test starts
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"    # where a stage has two threads, they do not burn the other tests' time
 
+sys.modules.setdefault("rfc3987_syntax", None)     # a grammar that nbformat imports for seconds and does not need
+
 import pytest
 import yaml
 

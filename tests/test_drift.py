@@ -126,11 +126,11 @@ def test_the_overrides_in_the_first_lines_of_the_parameters(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     head = " ".join(line.strip("# ") for line in (ROOT / "params.yaml").read_text().split("\n\n")[0].splitlines())
     overrides = re.findall(r"-S (?:'([^']+)'|([^\s`]+))", head)
-    assert len(overrides) == 4
+    assert len(overrides) == 3
     apply_overrides(tmp_path / "params.yaml", [quoted or plain for quoted, plain in overrides])
     params = load_params(tmp_path / "params.yaml")
     assert params.profile == "standard" and "mine" in params.main_variants
-    assert params.variants["mine"].losses == params.variants["full"].losses | {"triplet": 1.0}
+    assert params.variants["mine"].alignment == "raw" and params.variants["full"].alignment == "unit"
 
 
 def test_ablations_change_one_thing():
@@ -141,7 +141,7 @@ def test_ablations_change_one_thing():
     for name, own in ablations.items():
         places = {p[:3] for p in full.keys() | own.keys() if full.get(p, "absent") != own.get(p, "absent")}
         assert len(places) == 1, (name, places)
-    assert len(ablations) == 16
+    assert len(ablations) == 18
 
 
 def test_library_needs_no_tool_of_the_pipeline():

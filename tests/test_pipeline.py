@@ -15,15 +15,15 @@ from filelock import FileLock
 RESULTS = "results/quick"
 NAME = "rendered-full-1"       # the variant with every part, and with adversaries
 TRAIN = f"train@{NAME}"
-OTHER = [f"{stage}@rendered-other-1" for stage in ("train", "evaluate", "analyse")]
+STAGES = [f"{stage}@{NAME}" for stage in ("train", "evaluate", "analyse")]
 LEARNED = [f"{RESULTS}/curves/{NAME}/plots/metrics/train/loss.tsv", f"{RESULTS}/models/{NAME}/model.safetensors",
            f"{RESULTS}/notebooks/train-{NAME}.ipynb"]
-TRAINING = dict(batch_identities=3, batch_tuples=2, steps=6, warmup_steps=2, validate_every=3, checkpoint_every=2)
+TRAINING = dict(batch_identities=3, batch_tuples=2, steps=12, warmup_steps=2, validate_every=6, checkpoint_every=2)
 
 
 def shrink(value):
-    "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, six steps."
-    value["main_variants"], value["compared_methods"] = ["full"], ["full", "ddag"]
+    "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, twelve steps."
+    value |= {"main_variants": ["full"], "analysed_variants": ["full"], "compared_methods": ["full", "ddag"]}
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] |= {"height": 96, "width": 32}
@@ -52,16 +52,18 @@ def contents(root, paths): return {path: (root / path).read_bytes() for path in 
 def first(tmp_path_factory):
     "One whole run in a copy of the tree, committed."
     root = shrunken(tmp_path_factory.mktemp("first"))
-    assert repro(root) == ["prepare", "render", "pack@rendered", "references@rendered", TRAIN, f"evaluate@{NAME}",
-                           f"analyse@{NAME}", "report"]
+    assert repro(root) == ["prepare", "render", "pack@rendered", "references@rendered", *STAGES, "report"]
     commit(root, "results")
     return root
+
+
+def copied(root, target): return Path(shutil.copytree(root, target, symlinks=True))
 
 
 @pytest.fixture
 def done(first, tmp_path):
     "A copy of that run, to be changed."
-    return Path(shutil.copytree(first, tmp_path / "done", symlinks=True))
+    return copied(first, tmp_path / "done")
 
 
 def test_the_table_of_metrics(first):
@@ -69,7 +71,7 @@ def test_the_table_of_metrics(first):
     columns = "dataset profile variant protocol setting scenario query_modalities gallery_modalities seed"
     assert list(metrics) == [*columns.split(), "metric", "value", "low", "high", "device"]
     assert set(metrics.variant) == {"full", "histogram", "background"}
-    assert set(metrics.protocol) == {"fused", "single", "any", "scenario"}
+    assert set(metrics.protocol) == {"fused", "concatenated", "single", "any", "scenario"}
     assert set(metrics.metric) == {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"}
     assert set(metrics[metrics.variant == "full"].seed) == {"1"} and set(metrics.seed) == {"1", "none"}
     assert metrics.value.between(0, 100).all() and (metrics.low <= metrics.high).all()
@@ -107,14 +109,42 @@ def test_a_second_run_runs_nothing(first):
     print(f"{time.monotonic() - started:.1f} s")
 
 
-def test_the_same_bytes_in_another_clone(first, tmp_path):
-    "The lock file holds the hashes of every output, executed notebooks among them."
+def kill_in_training(root):
+    "Start the pipeline, kill everything once a checkpoint lies on the disk, and wait until all is quiet."
+    saved = lambda: list((root / ".state/train").glob("*.safetensors"))
+    process = subprocess.Popen(["dvc", "repro", TRAIN], cwd=root, env=environment(root), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 300
+    while not saved() and process.poll() is None and time.monotonic() < end: time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = saved()
+    assert left, "training ended before it could be killed"
+    assert not (root / f"{RESULTS}/models/{NAME}/model.safetensors").exists()
+    with FileLock(root / f".state/locks/train-{NAME}.lock", timeout=20): return left[0]     # the runner has ended too
+
+
+def test_the_same_bytes_in_another_clone_and_after_a_kill(first, tmp_path):
+    """A run that was killed in its training and then completed equals an unbroken run in another clone.
+
+    The lock file holds the hashes of every output, executed notebooks among them."""
     other = shrunken(tmp_path)
-    repro(other)
+    state = kill_in_training(other)
+    assert repro(other) == ["references@rendered", *STAGES, "report"] and not state.exists()
     assert (other / "dvc.lock").read_text() == (first / "dvc.lock").read_text()
     outputs = [p.relative_to(first).as_posix() for p in sorted((first / RESULTS).rglob("*")) if p.is_file()]
     assert len(outputs) > 30
     assert [p for p, content in contents(first, outputs).items() if (other / p).read_bytes() != content] == []
+    assert pd.read_csv(other / LEARNED[0], sep="\t").step.tolist() == list(range(TRAINING["steps"]))
+
+
+def test_killed_then_changed_equals_fresh(first, done):
+    "The state of the killed run belongs to other parameters, and the next run does not resume from it."
+    change_parameters(done, training(learning_rate=0.003))
+    state = kill_in_training(done)
+    change_parameters(done, training(learning_rate=0.002))
+    assert repro(done, "prepare") == [] and repro(done, "--force", "--single-item", TRAIN) == [TRAIN]
+    assert contents(done, LEARNED) == contents(first, LEARNED) and state.exists()
 
 
 def test_prose_trains_nothing(done):
@@ -141,102 +171,58 @@ def test_code_counts(done):
     assert TRAIN in would and not {"render", "pack@rendered", "references@rendered"} & set(would)
 
 
-def test_one_variant_is_one_variant(done):
-    "A second variant runs its own stages and the report; changing its loss weight does so again."
-    def second(value):
-        value["variants"]["other"] = {"base": "baseline"}
-        value["main_variants"] = ["full", "other"]
-    change_parameters(done, second)
-    assert repro(done) == ["prepare", *OTHER, "report"]
-    change_parameters(done, lambda value: value["variants"]["other"].update(losses={"classification": 0.5}))
-    assert repro(done) == ["prepare", *OTHER, "report"]
-    assert set(pd.read_csv(done / RESULTS / "metrics.csv").variant) == {"full", "other", "histogram", "background"}
-
-
-def repro_compared(root):
+def compared(root, *words):
     "Run the pipeline of Table 2, its settings prepared before as `make compared` does; returns what ran."
     assert repro(root, "prepare") in ([], ["prepare"])
-    return [name.removeprefix("compared/dvc.yaml:") for name in repro(root, "compared/dvc.yaml")]
+    return [name.removeprefix("compared/dvc.yaml:") for name in repro(root, *words, "compared/dvc.yaml")]
 
 
-def test_table_2_has_a_pipeline_of_its_own(done):
-    "Its training and its table run only by their own command; the default pipeline neither runs nor notices them."
+@pytest.fixture(scope="module")
+def table_2(first, tmp_path_factory):
+    "A copy of the first run in which Table 2 was made too."
+    root = copied(first, tmp_path_factory.mktemp("compared") / "tree")
     each = [f"{stage}@rendered-{row}-1" for stage in ("train", "evaluate") for row in ("full", "ddag")]
-    assert repro_compared(done) == [*each, "compare"]
-    assert repro(done) == [] and repro_compared(done) == []
-    folder = done / RESULTS / "compared"
+    assert compared(root) == [*each, "compare"]
+    commit(root, "table 2")
+    return root
+
+
+def test_table_2_has_a_pipeline_of_its_own(table_2):
+    "Its training and its table run only by their own command; the default pipeline neither runs nor notices them."
+    assert repro(table_2) == [] and compared(table_2) == []
+    folder = table_2 / RESULTS / "compared"
     two = pd.read_csv(folder / "tables/table-2.csv").set_index(["row", "dataset", "protocol", "metric"]).sort_index()
     assert two.measured["DDAG", "rendered", "fused", "rank1"].item() >= 0
     assert two.published["DDAG", "regdb", "official", "rank1"].item() == 69.34
     assert set(pd.read_csv(folder / "metrics.csv").variant) == {"full", "ddag"}
-    commit(done, "table 2")
-    files = git(done, "ls-files", f"{RESULTS}/compared").stdout.split()
+    files = git(table_2, "ls-files", f"{RESULTS}/compared").stdout.split()
     assert files and not [p for p in files if p.endswith((".npz", ".safetensors"))]
 
 
-def test_the_pipelines_have_trainings_of_their_own(done):
+def test_the_pipelines_have_trainings_of_their_own(table_2, tmp_path):
     "A change for one method, then one of the common training of Table 2, leave the default pipeline alone."
-    repro_compared(done)
-    change_parameters(done, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
-    assert repro(done) == ["prepare"]
-    assert repro_compared(done) == ["train@rendered-ddag-1", "evaluate@rendered-ddag-1", "compare"]
-    change_parameters(done, lambda value: value["profiles"]["quick"]["train_compared"].update(steps=5))
-    assert repro(done) == ["prepare"] and len(repro_compared(done)) == 5
+    root = copied(table_2, tmp_path / "tree")
+    change_parameters(root, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
+    assert repro(root) == ["prepare"]
+    assert compared(root, "--dry") == ["train@rendered-ddag-1", "evaluate@rendered-ddag-1", "compare"]
+    change_parameters(root, lambda value: value["profiles"]["quick"]["train_compared"].update(steps=5))
+    trainings = {"train@rendered-full-1", "train@rendered-ddag-1"}
+    assert repro(root) == ["prepare"] and trainings < set(compared(root, "--dry"))
 
 
 def test_datasets_are_versioned(done):
     "Change the seed of the data, run, commit; the commit before still has its arrays and its metrics."
-    before = contents(done, ["data/packed/rendered/rgb.npy", f"{RESULTS}/metrics.csv"])
+    before = contents(done, ["data/packed/rendered/rgb.npy", f"{RESULTS}/runs/rendered-histogram.json"])
     change_parameters(done, lambda value: value["profiles"]["quick"]["rendered"].update(seed=7))
-    repro(done)
+    assert repro(done, "references") == ["prepare", "render", "pack@rendered", "references@rendered"]
     commit(done, "another world")
     after = contents(done, before)
     assert all(before[path] != after[path] for path in before)
     assert "fused" in run("dvc", "metrics", "diff", "HEAD~1", root=done).stdout
     assert "rendered.seed" in run("dvc", "params", "diff", "HEAD~1", root=done).stdout
     git(done, "checkout", "-q", "HEAD~1")
-    assert run("dvc", "checkout", "--allow-missing", root=done).returncode == 0     # Table 2 has never been run here
+    assert run("dvc", "checkout", "dvc.yaml", root=done).returncode == 0     # Table 2 has never been run here
     assert contents(done, before) == before
-
-
-def kill_in_training(root):
-    "Start the pipeline, kill everything once a checkpoint lies on the disk, and wait until all is quiet."
-    assert repro(root, "prepare") == ["prepare"]
-    saved = lambda: list((root / ".state/train").glob("*.safetensors"))
-    process = subprocess.Popen(["dvc", "repro", TRAIN], cwd=root, env=environment(root), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while not saved() and process.poll() is None and time.monotonic() < end: time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left = saved()
-    assert left, "training ended before it could be killed"
-    with FileLock(root / f".state/locks/train-{NAME}.lock", timeout=20): return left[0]     # the runner has ended too
-
-
-LONGER = training(steps=40, checkpoint_every=5, warmup_steps=5)
-
-
-def test_killed_training_ends_in_the_same_bytes(done, tmp_path):
-    unbroken = Path(shutil.copytree(done, tmp_path / "unbroken", symlinks=True))
-    for root in (done, unbroken): change_parameters(root, LONGER)
-    assert repro(unbroken, TRAIN) == ["prepare", TRAIN]
-    state = kill_in_training(done)
-    assert not (done / f"{RESULTS}/models/{NAME}/model.safetensors").exists()
-    assert repro(done, TRAIN) == [TRAIN]
-    assert contents(done, LEARNED) == contents(unbroken, LEARNED) and not state.exists()
-    assert pd.read_csv(done / LEARNED[0], sep="\t").step.tolist() == list(range(40))
-
-
-def test_killed_then_changed_equals_fresh(done, tmp_path):
-    "The state of the killed run belongs to other parameters, and the run does not resume from it."
-    fresh = Path(shutil.copytree(done, tmp_path / "fresh", symlinks=True))
-    change_parameters(done, LONGER)
-    state = kill_in_training(done)
-    for root in (done, fresh):
-        change_parameters(root, training(steps=8, checkpoint_every=5, warmup_steps=2, learning_rate=0.003))
-        assert repro(root, TRAIN) == ["prepare", TRAIN]
-    assert contents(done, LEARNED) == contents(fresh, LEARNED) and state.exists()
 
 
 def test_a_bad_parameter_stops_before_anything_runs(done):
@@ -266,13 +252,11 @@ def test_a_full_disk_is_named_and_nothing_is_lost(done):
 
 
 def test_a_checkpoint_of_another_architecture_is_named(done):
-    change_parameters(done, lambda value: value["profiles"]["quick"]["model"].update(branch_dim=16))
-    assert repro(done, "prepare") == ["prepare"]
+    settings = done / "results/prepared/evaluate/full.yaml"
+    settings.write_text(settings.read_text().replace("branch_dim: 8", "branch_dim: 16"))
     stopped = stage(done, "evaluate", "dataset=rendered", "variant=full", "seed=1")
     assert stopped.returncode == 1
     assert "another architecture: model.branch_dim is 8, expected 16" in stopped.stderr
-
-
 
 
 TOY = '''#| default_exp methods.toy_mean
@@ -307,7 +291,9 @@ def prepared(root): return contents(root, [p.relative_to(root) for p in (root / 
 
 
 def test_a_method_is_one_notebook_and_one_line(done):
-    "And its name in a list of rows. The files of all other variants keep their bytes, so that only its stages run."
+    """And its name in a list of rows. Only its stages and the report run, then and after a change of its loss.
+
+    The files of all other variants keep their bytes."""
     cells = [nbformat.v4.new_code_cell(source) for source in TOY.split("\n%%\n")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), done / "nbs/6_compared_methods/99_toy.ipynb")
     exported = run("python", "-c", EXPORT, root=done)
@@ -315,11 +301,13 @@ def test_a_method_is_one_notebook_and_one_line(done):
     before, text = prepared(done), (done / "params.yaml").read_text()
     text = text.replace("\nvariants:\n", "\nvariants:\n  toy: {base: baseline, method: {name: toy_mean}}\n")
     (done / "params.yaml").write_text(text.replace("main_variants:\n", "main_variants:\n- toy\n"))
-    assert repro(done, "prepare") == ["prepare"]
+    stages = ("train", "evaluate")
+    own = sorted(f"{stage}@rendered-toy-1" for stage in stages)
+    assert sorted(repro(done)) == sorted(["prepare", *own, "report"])
     after = prepared(done)
-    stages = ("train", "evaluate", "analyse")
     new = {Path("results/prepared", stage, f"toy{suffix}") for stage in stages for suffix in (".py", ".yaml")}
     assert after.keys() - before.keys() == new
     assert [path for path in before if before[path] != after[path]] == [Path("results/prepared/report.yaml")]
-    assert sorted(repro(done)) == sorted([*(f"{stage}@rendered-toy-1" for stage in stages), "report"])
-    assert "toy" in set(pd.read_csv(done / RESULTS / "metrics.csv").variant)
+    assert set(pd.read_csv(done / RESULTS / "metrics.csv").variant) == {"full", "toy", "histogram", "background"}
+    change_parameters(done, lambda value: value["variants"]["toy"].update(losses={"classification": 0.5}))
+    assert repro(done, "prepare") == ["prepare"] and sorted(repro(done, "--dry")) == own

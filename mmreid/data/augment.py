@@ -17,10 +17,13 @@ def step_generator(seed, *names):
     return torch.Generator().manual_seed(stream_seed(seed, *names))
 
 # %% ../../nbs/2_data/11_augment.ipynb #e3d7c002
-def crop_and_flip(images, pad, flip_probability, random):
-    """Images (B, M, C, H, W), padded with zeros, cropped back at random, and flipped at random; alike over M.
+def crop_and_flip(images, pad, flip_probability, random, aligned=True):
+    """Images (B, M, C, H, W), padded with zeros, cropped back at random, and flipped at random.
 
-    `pad`: rows and columns on each side."""
+    `pad`: rows and columns on each side; `aligned`: alike over M, else each image by itself."""
+    if not aligned:
+        each = crop_and_flip(images.flatten(0, 1)[:, None], pad, flip_probability, random)
+        return each.reshape(images.shape)
     B, M, C, H, W = images.shape
     down, right = (torch.randint(0, 2 * p + 1, (B, 1), generator=random) for p in pad)
     rows, columns = torch.arange(H) + down, torch.arange(W) + right
@@ -54,7 +57,7 @@ def erase(images, probability, random, area=(0.02, 0.4), aspect=0.3):
 
 # %% ../../nbs/2_data/11_augment.ipynb #bb35e75d
 def exchange_channels(images, probability, random):
-    """Images (B, M, 3, H, W), in each of which, with `probability`, one channel replaces all three (CAJ).
+    """Normalised images (B, M, 3, H, W), in each of which, with `probability`, one channel replaces all three (CAJ).
 
     One-channel images, which are repeated to three channels, stay as they are."""
     B, M = images.shape[:2]
@@ -68,10 +71,10 @@ class ImageTransform(torch.nn.Module):
     """uint8 images (B, M, 3, H, W) to the network's input, augmented when a generator is given.
 
     `statistics`: name -> {"mean": [C], "std": [C]} of each modality; `normalisation`: "dataset" or "image";
-    `augmentation`: `mmreid.config.Augmentation`, needed for training only."""
-    def __init__(self, modalities, statistics, normalisation="dataset", augmentation=None):
+    `augmentation`: `mmreid.config.Augmentation`, needed for training only; `aligned`: see `crop_and_flip`."""
+    def __init__(self, modalities, statistics, normalisation="dataset", augmentation=None, aligned=True):
         super().__init__()
-        self.by_image, self.augmentation = normalisation == "image", augmentation
+        self.by_image, self.augmentation, self.aligned = normalisation == "image", augmentation, aligned
         for key in ("mean", "std"):
             values = torch.tensor([statistics[m][key] * (3 // len(statistics[m][key])) for m in modalities])
             self.register_buffer(key, values[:, :, None, None], persistent=False)
@@ -86,7 +89,7 @@ class ImageTransform(torch.nn.Module):
         "Normalised float images (B, M, 3, H, W); `random`: the CPU generator of this step, None: no augmentation."
         images, settings = images.float() / 255, self.augmentation
         if random is None: return self.normalise(images)
-        images = self.normalise(exchange_channels(images, settings.channel_exchange_probability, random))
+        images = exchange_channels(self.normalise(images), settings.channel_exchange_probability, random)
         pad = tuple(round(settings.pad_fraction * side) for side in images.shape[-2:])
-        images = crop_and_flip(images, pad, settings.flip_probability, random)
+        images = crop_and_flip(images, pad, settings.flip_probability, random, self.aligned)
         return erase(images, settings.erase_probability, random)

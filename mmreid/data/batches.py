@@ -38,7 +38,7 @@ class IdentityBatches:
 
 # %% ../../nbs/2_data/10_batches.ipynb #c8b1f2e6
 class PairedBatches(IdentityBatches):
-    """As `IdentityBatches`, for samples of one image each: the tuples of a batch are joined by identity.
+    """As `IdentityBatches`, for samples of one image each: the tuples of a batch are joined by identity, not aligned.
 
     `present` (n, M) bool: the modality of each sample. A step gives (P * K, M): the position of the image of each
     modality, -1 where the person has none."""

@@ -7,7 +7,7 @@ __all__ = ['CELL', 'COLUMNS', 'metric_rows', 'labelled', 'Measured', 'protocols'
            'overview']
 
 # %% ../../nbs/5_training/07_measure.ipynb #29a1b291
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -52,16 +52,19 @@ def protocols(table, modalities, cross_modal=True):
     return [cell for cell in cells if cross_modal or cell.query_subset == cell.gallery_subset]
 
 # %% ../../nbs/5_training/07_measure.ipynb #7b367c39
-def measure(table, modalities, similarity, evaluate, cross_modal=True, **labels):
+def measure(table, modalities, similarity, evaluate, cross_modal=True, side_by_side=None, **labels):
     """`Measured` of one model on the sample table of a split.
 
     `similarity(query, query_subset, gallery, gallery_subset)` -> (Q, G) for positions in `table`;
-    `labels`: dataset, profile, variant, seed, device."""
+    `side_by_side`: another, by which full tuples are scored once more; `labels`: dataset, profile, variant, seed,
+    device."""
     rows, queries, known = [], [], {}
-    for cell in protocols(table, modalities, cross_modal):
-        same = (cell.query_subset, cell.gallery_subset, cell.query.tobytes(), cell.gallery.tobytes())
+    cells = [(cell, similarity) for cell in protocols(table, modalities, cross_modal)]
+    if side_by_side: cells += [(replace(c, protocol="concatenated"), side_by_side) for c in fused(table, modalities)]
+    for cell, score in cells:
+        same = (score, cell.query_subset, cell.gallery_subset, cell.query.tobytes(), cell.gallery.tobytes())
         if same not in known:
-            metrics = evaluate_retrieval(cell, similarity)
+            metrics = evaluate_retrieval(cell, score)
             known[same] = metrics, metric_rows(cell, metrics, evaluate)
         metrics, found = known[same]
         rows.append(labelled(found, cell, evaluate).assign(**labels)[COLUMNS])

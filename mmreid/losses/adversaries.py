@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Evidence', 'evidence', 'modality_discriminator', 'confusion', 'modality_figures', 'patch_discriminator', 'fooling',
-           'balanced_accuracy', 'Adversaries']
+           'balanced', 'patch_loss', 'balanced_accuracy', 'Adversaries']
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #f0e50f8d
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from ..models.suppression import Recovery, suppression_of
 # %% ../../nbs/4_losses/03_adversaries.ipynb #a4308d09
 class Evidence(NamedTuple):
     "The input of the discriminators in one step, from the N passes with one modality and from suppression."
-    feature: torch.Tensor          # f (N, 3d): directions of z
+    feature: torch.Tensor          # f (N, 3d): z
     modality: torch.Tensor         # m (N,)
     recovery: Recovery | None
 
@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
 def evidence(embedding, mask):
     "The `Evidence` in the `embedding` of R passes with `mask` (R, M)."
     position, modality = singles(mask)
-    return Evidence(F.normalize(embedding.z[position]), modality, embedding.recovery)
+    return Evidence(embedding.z[position], modality, embedding.recovery)
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #c9101531
 def modality_discriminator(width, hidden, modalities):
@@ -63,10 +63,17 @@ def fooling(logits, hidden):
     "L_adv, a scalar, from P's `logits` and which positions are `hidden`, both (N, 1, h, w); 0 when none is."
     return (F.softplus(logits) * hidden).sum() / hidden.sum().clamp(min=1)      # softplus: -log(1 - P)
 
+def balanced(values, hidden):
+    "Half the mean of `values` over the `hidden` positions and half that over the visible ones: a scalar."
+    return sum((values * kind).sum() / kind.sum().clamp(min=1) for kind in (hidden, ~hidden)) / 2
+
+def patch_loss(logits, hidden):
+    "L_P, a scalar, from P's `logits` and which positions are `hidden`, both (N, 1, h, w)."
+    return balanced(F.binary_cross_entropy_with_logits(logits, hidden.float(), reduction="none"), hidden)
+
 def balanced_accuracy(logits, hidden):
     "Mean accuracy over hidden and visible positions; 0.5 is chance, whatever the share of hidden positions."
-    right = (logits > 0) == hidden
-    return sum((right & kind).sum() / kind.sum().clamp(min=1) for kind in (hidden, ~hidden)) / 2
+    return balanced((logits > 0) == hidden, hidden)
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #3de91a22
 class Adversaries(nn.Module):
@@ -93,7 +100,7 @@ class Adversaries(nn.Module):
             figures |= modality_figures(logits, seen.modality)
         if self.patch and seen.recovery:
             logits = self.patch(seen.recovery.mended)
-            loss = loss + F.binary_cross_entropy_with_logits(logits, seen.recovery.hidden.float())
+            loss = loss + patch_loss(logits, seen.recovery.hidden)
             figures["patch_accuracy"] = balanced_accuracy(logits, seen.recovery.hidden)
         return loss, figures
 

@@ -8,22 +8,24 @@ __all__ = ['METHOD', 'with_non_local', 'AGWSettings', 'AGW']
 # %% ../../nbs/6_compared_methods/03_agw.ipynb #2410c5f3
 from torch import nn
 
-from ..config import MethodSettings, Positive
+from ..config import Count, MethodSettings, Positive
 from ..core import InputError
 from .registry import Method
 from .two_stream import GeM, NonLocal, TwoStream, WeightedTriplet
 from ..models.backbone import CHANNELS
 
 # %% ../../nbs/6_compared_methods/03_agw.ipynb #c5121987
-def with_non_local(layer, channels, count):
-    "A layer of a ResNet, of `channels`, with a non-local block after each of its last `count` blocks."
+def with_non_local(layer, channels, count, inner):
+    "A layer of a ResNet, of `channels`, with a non-local block (of `inner` channels) after each of its last `count`."
     plain, last = layer[:-count] if len(layer) > count else [], layer[-count:]
-    return nn.Sequential(*plain, *(part for block in last for part in (block, NonLocal(channels))))
+    attend = lambda: NonLocal(channels, inner_channels=inner)
+    return nn.Sequential(*plain, *(part for block in last for part in (block, attend())))
 
 # %% ../../nbs/6_compared_methods/03_agw.ipynb #818c29b0
 class AGWSettings(MethodSettings):
-    "`gem_power`: p of generalised-mean pooling, at the start."
+    "`gem_power`: p of generalised-mean pooling; `non_local_channels`: channels inside a non-local block."
     gem_power: Positive
+    non_local_channels: Count
 
 # %% ../../nbs/6_compared_methods/03_agw.ipynb #75585fe6
 class AGW(TwoStream):
@@ -37,7 +39,8 @@ class AGW(TwoStream):
             raise InputError(f"private_stages is {private}: AGW's non-local blocks are in shared layers, so at most 2")
         for layer, share, count in ((2, 4, 2), (3, 2, 3)):
             channels = CHANNELS[model.backbone] // share
-            shared[layer - private] = with_non_local(shared[layer - private], channels, count)
+            shared[layer - private] = with_non_local(shared[layer - private], channels, count,
+                                                     variant.method.non_local_channels)
         self.pool = GeM(variant.method.gem_power)
 
     def features(self, maps):

@@ -51,26 +51,29 @@ class Expansion(nn.Module):
 
 # %% ../../nbs/6_compared_methods/05_deen.ipynb #35b9df57
 class DEENSettings(MethodSettings):
-    "`branches` of an embedding (the first is the original); `mining_margin`: α of center-guided pair mining."
+    """`branches` of an embedding (the first is the original); `mining_margin`: α of center-guided pair mining.
+
+    `layers` of the ResNet: 4, or 3 as on RegDB."""
     branches: Literal[2, 3, 6]
     mining_margin: NotNegative
+    layers: Literal[3, 4]
 
 # %% ../../nbs/6_compared_methods/05_deen.ipynb #92d2d25c
 class SharedStages(nn.Module):
-    """layer1 … layer4 of a ResNet with aggregation after the first three and expansion before the last.
+    """layer1 … of a ResNet (3 or 4 `layers`) with aggregation between them and expansion before the last.
 
     `channels`: of the stem's output and of each layer's."""
     def __init__(self, layers, channels, branches):
         super().__init__()
         self.layers, self.branches = nn.ModuleList(layers), branches
-        steps = zip(channels, channels[1:4], (1, 2, 2))
+        steps = zip(channels, channels[1:len(layers)], (1, 2, 2))
         self.aggregate = nn.ModuleList(Aggregation(deep, shallow, stride) for shallow, deep, stride in steps)
-        self.expand = Expansion(channels[3], branches)
+        self.expand = Expansion(channels[len(layers) - 1], branches)
 
     def forward(self, y):
         "Maps of the stem (N, channels, h, w) -> (N, branches, C, h/4, w/4)."
         for layer, aggregate in zip(self.layers, self.aggregate): y = aggregate(layer(y), y)
-        return self.layers[3](self.expand(y)).unflatten(0, (self.branches, -1)).transpose(0, 1)
+        return self.layers[-1](self.expand(y)).unflatten(0, (self.branches, -1)).transpose(0, 1)
 
 # %% ../../nbs/6_compared_methods/05_deen.ipynb #1a59ed5c
 class DEEN(TwoStream):
@@ -82,11 +85,11 @@ class DEEN(TwoStream):
         if model.private_stages != 1:
             raise InputError(f"private_stages is {model.private_stages}: in DEEN each modality owns its stem "
                              "and nothing else, so it must be 1")
-        branches, last = variant.method.branches, CHANNELS[model.backbone]
+        branches, layers, last = variant.method.branches, variant.method.layers, CHANNELS[model.backbone]
         stem = next(iter(self.backbone.private.values()))[0]
         channels = [stem[0].out_channels, last // 8, last // 4, last // 2, last]
-        self.backbone.shared = SharedStages(self.backbone.shared, channels, branches)
-        self.reduce = nn.Linear(last, 3 * model.branch_dim // branches, bias=False)
+        self.backbone.shared = SharedStages(self.backbone.shared[:layers], channels, branches)
+        self.reduce = nn.Linear(channels[layers], 3 * model.branch_dim // branches, bias=False)
 
     def features(self, maps):
         "Maps (N, branches, C, h, w) of N images -> f (N, 3d), branch after branch."
@@ -97,7 +100,7 @@ class PartTriplet(nn.Module):
     "Hardest triplets among all branches of h of all passes."
     def __init__(self, branches, margin):
         super().__init__()
-        self.branches, self.margin = branches, margin
+        self.branches, self.margin, self.parts_of_h = branches, margin, branches
 
     def forward(self, embedding, identity, mask=None):
         "`embedding` of R passes, `identity` (R,) -> scalar."

@@ -11,15 +11,16 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ..config import MethodSettings
+from ..config import MethodSettings, Positive
 from ..losses.joint import centers
 from .registry import Method
-from .two_stream import PartClassification, TwoStream, triplets
+from .two_stream import GeM, PartClassification, TwoStream, triplets
 
 # %% ../../nbs/6_compared_methods/06_hctri.ipynb #c550b163
 class HcTriSettings(MethodSettings):
-    "`stripes`: the number of horizontal stripes."
+    "`stripes`: the number of horizontal stripes; `gem_power`: p of their pooling."
     stripes: Literal[2, 3, 6]
+    gem_power: Positive
 
 class HcTri(TwoStream):
     "Stripes, each with a linear layer (HcTri, Liu et al., TMM 2020); `variant.method`: `HcTriSettings`."
@@ -27,11 +28,11 @@ class HcTri(TwoStream):
         super().__init__(modalities, model, variant)
         self.stripes, channels = variant.method.stripes, self.backbone.channels
         weight = torch.empty(self.stripes, channels, 3 * model.branch_dim // self.stripes).uniform_(-1, 1)
-        self.reduce = nn.Parameter(weight * channels ** -0.5)
+        self.reduce, self.pool = nn.Parameter(weight * channels ** -0.5), GeM(variant.method.gem_power)
 
     def features(self, maps):
         "Maps (N, C, h, w) of N images -> f (N, 3d), stripe after stripe from the top."
-        pooled = maps.unflatten(-2, (self.stripes, -1)).mean((-2, -1))
+        pooled = self.pool(maps.unflatten(-2, (self.stripes, -1)))
         return torch.einsum("ncs,scd->nsd", pooled, self.reduce).flatten(1)
 
 # %% ../../nbs/6_compared_methods/06_hctri.ipynb #fac86e93
@@ -39,7 +40,7 @@ class HeteroCenterTriplet(nn.Module):
     "Hardest triplets of centers, stripe by stripe (HcTri, Liu et al., TMM 2020)."
     def __init__(self, stripes, margin):
         super().__init__()
-        self.stripes, self.margin = stripes, margin
+        self.stripes, self.margin, self.parts_of_h = stripes, margin, stripes
 
     def forward(self, embedding, identity, mask):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; 0 where no identity has two modalities."
@@ -55,4 +56,5 @@ def _part_classification(context):
 
 METHOD = Method(HcTri, HcTriSettings, {
     "part_classification": _part_classification,
-    "hetero_center_triplet": lambda c: HeteroCenterTriplet(c.variant.method.stripes, c.train.triplet_margin)})
+    "hetero_center_triplet": lambda c: HeteroCenterTriplet(c.variant.method.stripes, c.train.triplet_margin),
+    "joined_center_triplet": lambda c: HeteroCenterTriplet(1, c.train.triplet_margin)})

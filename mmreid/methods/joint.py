@@ -6,6 +6,8 @@
 __all__ = ['METHOD', 'JointSettings', 'Joint']
 
 # %% ../../nbs/3_method/07_joint.ipynb #0baa9b20
+from typing import Literal
+
 import torch
 from torch.nn import functional as F
 
@@ -18,9 +20,10 @@ from ..models.network import Concatenation, Embedding, Network, whole
 
 # %% ../../nbs/3_method/07_joint.ipynb #afc651ca
 class JointSettings(MethodSettings):
-    "The parts that are on; `fusion: null` is simple feature concatenation."
+    "The parts that are on; `fusion: null` is simple feature concatenation, of features pooled over `stripes`."
     attention: AttentionSettings
     fusion: FusionSettings | None
+    stripes: Literal[1, 2, 3, 6]
 
 # %% ../../nbs/3_method/07_joint.ipynb #5fa21167
 class Joint(Network):
@@ -30,7 +33,7 @@ class Joint(Network):
         self.backbone = Backbone(model.backbone, modalities, model.private_stages, model.weights)
         size, parts = (len(modalities), self.backbone.channels, model.branch_dim), variant.method
         self.attention = JointAttention(*size, parts.attention)
-        self.fusion = ThreeBranches(*size, parts.fusion) if parts.fusion else Concatenation(*size)
+        self.fusion = ThreeBranches(*size, parts.fusion) if parts.fusion else Concatenation(*size, parts.stripes)
 
     def forward(self, images, present, passes=None):
         "Images (B, M, 3, H, W), `present` (B, M), R `passes`, by default one per sample -> `Embedding` of R rows."

@@ -34,12 +34,16 @@ class Late(Network):
     @property
     def embedding_width(self): return len(self.modalities) * super().embedding_width
 
+    def normalised(self, h, modality):
+        "z (n, 3d) of h (n, 3d), each row of one `modality` (n,): one neck for all."
+        return self.neck(h)
+
     def forward(self, images, present, passes=None):
         maps, passes = self.backbone(images, present), passes or whole(present)
         with torch.autocast(maps.device.type, enabled=False):
             here, mask = passes.mask.nonzero(as_tuple=True), passes.mask[..., None]
             h = self.projection(maps.float().mean((-2, -1)).index_select(0, passes.owner)) * mask
-            z = torch.zeros_like(h).index_put(here, self.neck(h[here]))
+            z = torch.zeros_like(h).index_put(here, self.normalised(h[here], here[1]))
             e = F.normalize(z, dim=2) / mask.sum(1, keepdim=True).sqrt()
             mean = lambda x: x.sum(1) / mask.sum(1)
             return Embedding(mean(h), mean(z), e.flatten(1))

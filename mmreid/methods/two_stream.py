@@ -49,13 +49,13 @@ class TwoStream(Network):
 class GeM(nn.Module):
     """Generalised-mean pooling (Radenović et al., TPAMI 2019) of maps that are not negative.
 
-    `power`: p at the start; 1 is the average, large is the maximum."""
+    `power`: p, a constant; 1 is the average, large is the maximum."""
     def __init__(self, power=3.0):
         super().__init__()
-        self.power = nn.Parameter(torch.tensor(float(power)))
+        self.power = float(power)
 
     def forward(self, maps):
-        "Maps (N, C, h, w) -> (N, C)."
+        "Maps (…, h, w) -> (…)."
         return maps.clamp(min=1e-6).pow(self.power).mean((-2, -1)).pow(1 / self.power)
 
 # %% ../../nbs/6_compared_methods/01_two_stream.ipynb #980f61d6
@@ -86,6 +86,7 @@ class WeightedTriplet(nn.Module):
     """Weighted-regularised triplet loss on h (AGW, Ye et al., TPAMI 2021).
 
     `squared`: of the difference's square with its sign (CAJ, Ye et al., ICCV 2021)."""
+    parts_of_h = 1              # distances are between rows of h
     def __init__(self, squared=False):
         super().__init__()
         self.squared = squared

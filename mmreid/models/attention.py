@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..config import Count, Strict
+from ..config import Count, NotNegative, Strict
 
 # %% ../../nbs/3_method/02_attention.ipynb #afba775f
 class ModalLinear(nn.Module):
@@ -65,6 +65,7 @@ class AttentionSettings(Strict):
     channel: bool                              # A_c
     modal: bool                                # A
     weight: Literal["receiver", "sender"]      # A multiplies what a modality receives (as printed), or what it sends
+    cross_scale: NotNegative                   # κ, of what crosses over; 1 as printed
     similarity: Literal["cosine", "dot"]       # how modalities are compared
     reduction: Count                           # of the squeeze-and-excitation: channels per inner channel
 
@@ -75,7 +76,7 @@ class JointAttention(nn.Module):
         super().__init__()
         self.channel = ChannelAttention(modalities, channels, settings.reduction) if settings.channel else None
         self.modal = ModalAttention(modalities, channels, width, settings.similarity) if settings.modal else None
-        self.sender = settings.weight == "sender"
+        self.sender, self.cross_scale = settings.weight == "sender", settings.cross_scale
 
     def forward(self, maps, mask):
         "Maps F (R, M, C, h, w) and `mask` (R, M) -> F' of the same shape and A (R, M); all are 0 where absent."
@@ -86,4 +87,4 @@ class JointAttention(nn.Module):
         sent = maps * A[:, :, None, None, None] if self.sender else maps
         others = sent.sum(1, keepdim=True) - sent
         if not self.sender: others = others * A[:, :, None, None, None]
-        return (own + others) * here, A
+        return (own + self.cross_scale * others) * here, A

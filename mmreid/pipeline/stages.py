@@ -37,8 +37,8 @@ STAGES = {
     "references": Stage(("dataset",), ("evaluate",)),
     "train": Stage(EACH, ("model", "train", "compute")),
     "evaluate": Stage(EACH, ("model", "evaluate", "compute")),
-    "analyse": Stage(EACH, ("model", "evaluate", "analyse", "compute")),
-    "report": Stage(groups=("evaluate",), keys=("datasets", "main_variants", "seeds")),
+    "analyse": Stage(EACH, ("model", "evaluate", "analyse", "compute"), variants="analysed_variants"),
+    "report": Stage(groups=("evaluate",), keys=("datasets", "main_variants", "analysed_variants", "seeds")),
 }
 COMPARED = dict(training="train_compared", folder="/compared", variants="compared_methods")
 STAGES |= {

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rank_query_by_definition', 'RankMetrics', 'summarise', 'rank_metrics_by_definition', 'stable_order', 'score_hits',
-           'count_identities', 'rank_rows', 'rank_ordered', 'as_array', 'identity_codes', 'check_ranking',
-           'check_distances', 'rank_metrics', 'assert_same_ranking', 'chance']
+           'count_identities', 'rank_ordered', 'count_nearer', 'rank_rows', 'as_array', 'identity_codes',
+           'check_ranking', 'check_distances', 'rank_metrics', 'assert_same_ranking', 'chance']
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #e0aac47c
 from dataclasses import dataclass
@@ -117,14 +117,11 @@ def count_identities(label, counted):
     return seen.sum(axis=1)
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #26133e8c
-def rank_rows(distance, query, gallery, excluded=None, cmc="images"):
+def rank_ordered(order, query, gallery, excluded=None, cmc="images"):
     """Rank of the first hit (0: none), AP, INP and share of positives of each query, four (Q,) arrays.
 
-    distance (Q, G); query (Q,) and gallery (G,) identities as integers from 0; excluded (Q, G) bool or None."""
-    return rank_ordered(stable_order(distance), query, gallery, excluded, cmc)
-
-def rank_ordered(order, query, gallery, excluded=None, cmc="images"):
-    "As `rank_rows`, from gallery positions `order` (Q, G') by increasing distance, of all or part of the gallery."
+    order (Q, G'): gallery positions by increasing distance, of all or part of the gallery; query (Q,) and gallery (G,)
+    identities as integers from 0; excluded (Q, G) bool or None."""
     label = gallery[order]                                          # identities in rank order
     kept = np.ones(label.shape, bool) if excluded is None else ~np.take_along_axis(excluded, order, axis=1)
     rank = np.cumsum(kept, axis=1, dtype=np.int32)                  # an excluded image takes no place
@@ -133,6 +130,31 @@ def rank_ordered(order, query, gallery, excluded=None, cmc="images"):
     if cmc == "identities":
         first[n > 0] = 1 + count_identities(label, kept & (rank < first[:, None]))[n > 0]
     return first, ap, inp, np.where(n > 0, n / np.maximum(rank[:, -1], 1), np.nan)
+
+# %% ../../nbs/1_ranking/01_metrics.ipynb #9240e5a2
+def count_nearer(distance, row, column):
+    "How many of (Q, G) distances in the same row are smaller than that at each (row, column), and how many equal it."
+    own = distance[row, column][:, None]
+    smaller, not_larger = (np.count_nonzero(of(distance[row], own), axis=1) for of in (np.less, np.less_equal))
+    return smaller, not_larger - smaller
+
+def rank_rows(distance, query, gallery, excluded=None, cmc="images", few=16):
+    "As `rank_ordered`, from distances (Q, G); sorts if queries have more than `few` positives, or where ties matter."
+    kept = np.ones(distance.shape, bool) if excluded is None else ~excluded
+    positive = (gallery == query[:, None]) & kept
+    row, column = np.nonzero(positive)
+    by_sorting = lambda: rank_ordered(stable_order(distance), query, gallery, excluded, cmc)
+    if len(row) > few * len(query): return by_sorting()
+    remaining = distance if excluded is None else np.where(excluded, np.inf, distance)
+    smaller, equal = count_nearer(remaining, row, column)
+    if (equal > 1).any(): return by_sorting()
+    rank = 1 + smaller[np.lexsort((smaller, row))]
+    first, ap, inp, n = score_hits(row, rank, len(query))
+    if cmc == "identities":
+        nearest = np.where(positive, remaining, np.inf).min(axis=1, keepdims=True)
+        ahead = count_identities(np.broadcast_to(gallery, remaining.shape), remaining < nearest)
+        first[n > 0] = 1 + ahead[n > 0]
+    return first, ap, inp, np.where(n > 0, n / np.maximum(kept.sum(axis=1), 1), np.nan)
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #bc1ac54c
 def as_array(values):

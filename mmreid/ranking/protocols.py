@@ -99,16 +99,21 @@ def has_positive(retrieval):
 
 # %% ../../nbs/1_ranking/02_protocols.ipynb #399f6ca9
 def _same_people(retrievals):
-    "Keep the queries of those identities that have a valid query in every one of the retrievals."
-    everywhere = set.intersection(*(set(r.query_ids[has_positive(r)]) for r in retrievals))
-    if not everywhere: raise InputError(f"no identity has a valid query in every scenario ({retrievals[0].name})")
-    return [replace(r, query=r.query[np.isin(r.query_ids, list(everywhere))]) for r in retrievals]
+    """Keep the queries of those identities that have a valid query in every one of the retrievals.
+
+    Where there is no such identity: of those that have one in the retrieval itself and in the first."""
+    valid = [set(r.query_ids[has_positive(r)]) for r in retrievals]
+    people = [set.intersection(*valid) or own & valid[0] for own in valid]
+    for r, own in zip(retrievals, people):
+        if not own: raise InputError(f"no identity has a valid query, as in {retrievals[0].scenario!r} ({r.name})")
+    return [replace(r, query=r.query[np.isin(r.query_ids, list(own))]) for r, own in zip(retrievals, people)]
 
 # %% ../../nbs/1_ranking/02_protocols.ipynb #a93c27c3
 def by_scenario(table, modalities, *, rows=None, present=None, normal="normal"):
     """Queries of each scenario, `normal` first, against the normal gallery: full tuples, then each modality alone.
 
-    Arguments as in `cell`. `InputError` without a normal query, or if no identity is valid in every scenario."""
+    Of the identities that are valid in every scenario; if there is none, of those valid in it and in `normal`.
+    Arguments as in `cell`. `InputError` without a normal query, or if a scenario has no such identity."""
     scenario = table["scenario"].to_numpy()
     found = []
     for subset in dict.fromkeys([tuple(modalities), *((m,) for m in modalities)]):

@@ -74,8 +74,9 @@ def read_curves(results, datasets, variants, seeds):
 def comparisons(drawn, variants):
     "{table: [(row, against)]}; `drawn`: those of the paper (`mmreid.report.claims.orderings`)."
     paper = {pair for pairs in drawn.values() for pair in pairs}
-    parent = lambda v: "full" if v.startswith("full-") else "baseline"
-    further = [(v, parent(v)) for v in variants if parent(v) in variants and v != parent(v)]
+    parent = lambda v: v.split("-")[0] if v.split("-")[0] in variants and "-" in v else "baseline"
+    further = [(v, parent(v)) for v in variants if v != "baseline" and parent(v) in variants]
+    further += [(v, "baseline-stripes") for v in ("fusion", "full") if {v, "baseline-stripes"} <= {*variants}]
     return {**drawn, "variants": [pair for pair in further if pair not in paper],
             "histogram": [(v, "histogram") for v in variants]}
 

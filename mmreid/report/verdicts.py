@@ -37,7 +37,7 @@ class MeasuredTables:
 # %% ../../nbs/7_claims/03_verdicts.ipynb #75b60016
 def command(dataset, *variants):
     "What to type to measure rows on a dataset."
-    rows = f"-S 'main_variants=[{','.join(variants)}]'"
+    rows = " ".join(f"-S '{key}=[{','.join(variants)}]'" for key in ("main_variants", "analysed_variants"))
     if dataset == "rendered": return f"dvc exp run {rows}" if variants else "make repro"
     return f"dvc exp run -S profile=paper -S 'datasets=[{dataset}]' {rows}"
 

@@ -20,10 +20,12 @@ class TrainingData:
         training = packed.only("train")
         self.label, self.index, self.seed, self.dropout = training.identity, training.rows, seed, train.modality_dropout
         numbers, positions = (train.batch_identities, train.batch_tuples, seed), np.arange(len(self.label))
-        if packed.info.pairing == "tuple": self.draw = IdentityBatches(self.label, positions, *numbers)
+        aligned = packed.info.pairing == "tuple"
+        if aligned: self.draw = IdentityBatches(self.label, positions, *numbers)
         else: self.draw = PairedBatches(self.label, positions, self.index >= 0, *numbers)
         self.store = ImageStore(packed, device)
-        transform = ImageTransform(packed.modalities, packed.statistics, model.normalisation, train.augmentation)
+        how = model.normalisation, train.augmentation, aligned
+        transform = ImageTransform(packed.modalities, packed.statistics, *how)
         self.transform = transform.to(device)
 
     def batch(self, step, part=0, parts=1):

@@ -9,8 +9,8 @@ __all__ = ['COMMON', 'Objective']
 import torch
 from torch import nn
 
-from ..losses.joint import CenterAlignment, CosineClassification, CrossModalTriplet
-from ..losses.simple import Classification, Triplet
+from ..losses.joint import CenterAlignment, CosineClassification, CrossModalTriplet, LaterCenterAlignment
+from ..losses.simple import Classification, IntraModalTriplet, Triplet
 from ..methods.registry import find_method
 from ..models.suppression import recovery_loss, suppression_of
 
@@ -19,12 +19,17 @@ def _cosine_cross_entropy(c):
     return CosineClassification(c.embedding_width, c.identities, c.train.label_smoothing, c.train.cosine_scale,
                                 c.similarity)
 
+def _center_alignment(c):
+    where, start = c.variant.alignment, c.variant.alignment_from
+    return LaterCenterAlignment(where, start, c.train.steps) if start else CenterAlignment(where)
+
 COMMON = {      # `mmreid.config.COMMON_LOSSES` without `modal_consistency`, which the adversaries compute
     "classification": lambda c: Classification(c.width, c.identities, c.train.label_smoothing),
     "triplet": lambda c: Triplet(c.train.triplet_margin),
     "cosine_cross_entropy": _cosine_cross_entropy,
     "cross_modal_triplet": lambda c: CrossModalTriplet(c.train.triplet_margin),
-    "center_alignment": lambda c: CenterAlignment(c.variant.alignment)}
+    "center_alignment": _center_alignment,
+    "intra_modal_triplet": lambda c: IntraModalTriplet(c.train.triplet_margin)}
 
 # %% ../../nbs/5_training/02_objective.ipynb #63956624
 class Objective(nn.Module):
@@ -49,7 +54,7 @@ class Objective(nn.Module):
         if embedding.recovery: values["recovery"] = recovery_loss(embedding.recovery)
         paid = {name: self.weights[name] * value for name, value in values.items()}
         for name, loss in self.losses.items():
-            if hasattr(loss, "share"):      # a loss whose weight depends on the others
+            if hasattr(loss, "share"):      # a loss whose weight changes during training
                 paid[name] = paid[name] * loss.share(sum(value for other, value in paid.items() if other != name))
         total = sum(paid.values(), embedding.z.new_zeros(()))
         with torch.no_grad(): return total, values | self.figures(embedding, identity, mask)
@@ -57,10 +62,13 @@ class Objective(nn.Module):
     def figures(self, embedding, identity, mask):
         """Only logged: the learnable scale, the share of the graph, alignment relative to the centers, the spread.
 
-        The spread is the summed variance of the embeddings, 0 when all have collapsed into one."""
+        The spread is the summed variance of the embeddings, 0 when all have collapsed into one. For a loss on
+        distances before the neck, `distance` is the root mean square of such a distance, by the rows or parts of h."""
         found = {"spread": embedding.e.var(0, correction=0).sum()}
         for name, loss in self.losses.items():
             if hasattr(loss, "share"): found[f"{name}_share"] = loss.last
+        parts = [loss.parts_of_h for loss in self.losses.values() if hasattr(loss, "parts_of_h")]
+        if parts: found["distance"] = (2 * embedding.h.var(0, correction=0).sum() / max(parts)).sqrt()
         if "cosine_cross_entropy" in self.losses: found["scale"] = self.losses["cosine_cross_entropy"].scale
         if "center_alignment" in self.losses:
             found["center_relative"] = self.losses["center_alignment"].relative(embedding, identity, mask)
