@@ -67,8 +67,8 @@ def done(tmp_path_factory):
     expected = {"prepare", "render", *on("regdb", "pack", "references"), *on("regdb-full-2", *stages), "report"}
     assert set(repro(root)) == expected
     change_parameters(root, lambda value: value.update(datasets=["regdb", "sysu"], seeds=[1, 2]))
-    first = on("regdb-full-1", "train", "evaluate")
-    assert repro(root, *EVALUATED) == ["prepare", *first, "pack@sysu", *on("sysu-full-2", "train", "evaluate")]
+    added = {*on("regdb-full-1", "train", "evaluate"), "pack@sysu", *on("sysu-full-2", "train", "evaluate")}
+    assert set(repro(root, *EVALUATED)) == {"prepare", *added}
     return root
 
 
