@@ -1,10 +1,11 @@
 PYTHON ?= python3
 FLAGS ?=
+JOBS ?= 2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro compared experiments test lab trials bench readme notebooks export lock lock-check clean
+.PHONY: help setup repro study experiments test lab trials bench readme notebooks export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -13,7 +14,8 @@ define CHECK_PYTHON
 import sys
 version = ".".join(str(part) for part in sys.version_info[:3])
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-    sys.exit("error: mmreid needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is Python " + version + "; choose another with PYTHON=/path/to/python")
+    sys.exit("error: mmreid needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is Python " + version
+             + "; choose another with PYTHON=/path/to/python")
 endef
 export CHECK_PYTHON
 
@@ -53,11 +55,11 @@ set_key diff.jupyternotebook.command "$$DIFF_DRIVER"
 endef
 export MERGE_DRIVER DIFF_DRIVER GIT_DRIVERS
 
-repro: setup  ## run the pipeline: render, pack, train, evaluate, analyse, report (what is up to date is not run again)
-	dvc repro
+repro: setup  ## run the pipeline, two stages at a time or JOBS=N (what is up to date is not run again)
+	python -m mmreid.pipeline repro --jobs $(JOBS)
 
-compared: setup  ## train and evaluate every row of Table 2 (half an hour; results/<profile>/compared)
-	dvc repro prepare && dvc repro compared/dvc.yaml
+study: setup  ## train and evaluate every row of every table, with several seeds (hours; resumes after an interruption)
+	python -m mmreid.pipeline repro --study --jobs $(JOBS)
 
 define SHOW_EXPERIMENTS
 import sys, pandas as pd
@@ -80,7 +82,7 @@ test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 lab: setup  ## open JupyterLab on the notebooks
 	jupyter lab nbs
 
-trials: setup  ## try settings on validation identities, as params.yaml lists them (half an hour on two cores; resumes after an interruption)
+trials: setup  ## try settings on validation identities, as params.yaml lists them (resumes after an interruption)
 	python -m mmreid.training.trials
 
 bench: setup  ## measure what things cost, on a machine that does nothing else

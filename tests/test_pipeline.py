@@ -23,20 +23,22 @@ TRAINING = dict(batch_identities=3, batch_tuples=2, steps=12, warmup_steps=2, va
 
 def shrink(value):
     "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, twelve steps."
-    value |= {"main_variants": ["full"], "analysed_variants": ["full"], "compared_methods": ["full", "ddag"]}
+    value |= {"main_variants": ["full"], "analysed_variants": ["full"]}
+    value["study"] = {"rows": ["full", "ddag"], "analysed_variants": ["full"], "compared_methods": ["full", "ddag"],
+                      "seeds": [1, 2]}
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] |= {"height": 96, "width": 32}
     quick["model"]["branch_dim"] = 8
     quick["train"] |= TRAINING
-    quick["train_compared"] |= {"steps": 6}
+    quick["train_study"] |= {"steps": 6}
     quick["evaluate"]["resamples"] = 100
     quick["compute"] = {"threads": 1, "precision": "fp32"}
 
 
 def shrunken(root):
     "The working tree without results, shrunken, as a git repository with one commit."
-    copy_of_the_tree(root, without=("results/", "dvc.lock", "compared/dvc.lock"))
+    copy_of_the_tree(root, without=("results/", "dvc.lock", "study/dvc.lock"))
     change_parameters(root, shrink)
     commit(root, "shrunken")
     return root
@@ -48,11 +50,16 @@ def training(**changes): return lambda value: value["profiles"]["quick"]["train"
 def contents(root, paths): return {path: (root / path).read_bytes() for path in paths}
 
 
+REFERENCES = "references@rendered"
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     "One whole run in a copy of the tree, committed."
     root = shrunken(tmp_path_factory.mktemp("first"))
-    assert repro(root) == ["prepare", "render", "pack@rendered", "references@rendered", *STAGES, "report"]
+    ran = repro(root)
+    assert ran[:3] == ["prepare", "render", "pack@rendered"] and {*ran[3:-1]} == {REFERENCES, *STAGES}
+    assert ran[-1] == "report"
     commit(root, "results")
     return root
 
@@ -88,8 +95,8 @@ def test_the_tables_of_claims_and_facts(first):
     assert set(claims.dataset) == {"regdb", "sysu", "rendered"}
     assert not ((claims.dataset == "rendered") & claims.verdict.str.contains("reproduced")).any()
     verdicts = claims.groupby("kind").verdict.agg(set)
-    assert verdicts["weight"] <= {"holds", "does not hold", "undecided"} and verdicts["ordering"] == {"not run"}
-    assert set(facts.kind) == {"lost", "noise", "height", "probe", "weight", "shuffled"}
+    assert verdicts["weight"] == {"needs seeds"} and verdicts["ordering"] == {"not run"}
+    assert set(facts.kind) == {"lost", "noise", "height", "probe", "weight", "shuffled", "variance", "ceiling", "chosen"}
     weights = facts[facts.kind == "weight"].groupby("condition").value.sum()
     assert len(weights) == 6 and (weights - 1).abs().max() < 1e-3
 
@@ -130,7 +137,7 @@ def test_the_same_bytes_in_another_clone_and_after_a_kill(first, tmp_path):
     The lock file holds the hashes of every output, executed notebooks among them."""
     other = shrunken(tmp_path)
     state = kill_in_training(other)
-    assert repro(other) == ["references@rendered", *STAGES, "report"] and not state.exists()
+    assert {*repro(other)} == {REFERENCES, *STAGES, "report"} and not state.exists()
     assert (other / "dvc.lock").read_text() == (first / "dvc.lock").read_text()
     outputs = [p.relative_to(first).as_posix() for p in sorted((first / RESULTS).rglob("*")) if p.is_file()]
     assert len(outputs) > 30
@@ -171,43 +178,49 @@ def test_code_counts(done):
     assert TRAIN in would and not {"render", "pack@rendered", "references@rendered"} & set(would)
 
 
-def compared(root, *words):
-    "Run the pipeline of Table 2, its settings prepared before as `make compared` does; returns what ran."
-    assert repro(root, "prepare") in ([], ["prepare"])
-    return [name.removeprefix("compared/dvc.yaml:") for name in repro(root, *words, "compared/dvc.yaml")]
+STUDY = "study/dvc.yaml:"
+
+
+def of_study(root, *words):
+    "What `dvc repro` of the study's pipeline runs, or would run."
+    return {name.removeprefix(STUDY) for name in repro(root, *words, "study/dvc.yaml")}
 
 
 @pytest.fixture(scope="module")
-def table_2(first, tmp_path_factory):
-    "A copy of the first run in which Table 2 was made too."
-    root = copied(first, tmp_path_factory.mktemp("compared") / "tree")
-    each = [f"{stage}@rendered-{row}-1" for stage in ("train", "evaluate") for row in ("full", "ddag")]
-    assert compared(root) == [*each, "compare"]
-    commit(root, "table 2")
+def study(first, tmp_path_factory):
+    "A copy of the first run in which `make study` ran too, two stages at a time."
+    root = copied(first, tmp_path_factory.mktemp("study") / "tree")
+    done = run("python", "-m", "mmreid.pipeline", "repro", "--study", "--jobs", "2", root=root)
+    assert done.returncode == 0, done.stdout + done.stderr
+    commit(root, "study")
     return root
 
 
-def test_table_2_has_a_pipeline_of_its_own(table_2):
-    "Its training and its table run only by their own command; the default pipeline neither runs nor notices them."
-    assert repro(table_2) == [] and compared(table_2) == []
-    folder = table_2 / RESULTS / "compared"
-    two = pd.read_csv(folder / "tables/table-2.csv").set_index(["row", "dataset", "protocol", "metric"]).sort_index()
+def test_the_study_has_a_pipeline_of_its_own(study):
+    "It runs by its own command; the default pipeline neither runs nor notices it."
+    assert repro(study) == [] and of_study(study) == set()
+    folder = study / RESULTS / "study"
+    two = pd.read_csv(folder / "table-2/table-2.csv").set_index(["row", "dataset", "protocol", "metric"]).sort_index()
     assert two.measured["DDAG", "rendered", "fused", "rank1"].item() >= 0
     assert two.published["DDAG", "regdb", "official", "rank1"].item() == 69.34
-    assert set(pd.read_csv(folder / "metrics.csv").variant) == {"full", "ddag"}
-    files = git(table_2, "ls-files", f"{RESULTS}/compared").stdout.split()
-    assert files and not [p for p in files if p.endswith((".npz", ".safetensors"))]
+    metrics = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
+    assert set(metrics.variant) == {"full", "histogram", "background"}
+    assert set(metrics.seed) == {"1", "2", "all", "none"}
+    assert set(pd.read_csv(folder / "table-2/metrics.csv").variant) == {"full", "ddag"}
+    files = git(study, "ls-files", f"{RESULTS}/study").stdout.split()
+    assert files and not [p for p in files if p.endswith((".npz", ".safetensors", ".json"))]
 
 
-def test_the_pipelines_have_trainings_of_their_own(table_2, tmp_path):
-    "A change for one method, then one of the common training of Table 2, leave the default pipeline alone."
-    root = copied(table_2, tmp_path / "tree")
+def test_the_pipelines_have_trainings_of_their_own(study, tmp_path):
+    "A change for one method, then one of the common training of the study, leave the default pipeline alone."
+    root = copied(study, tmp_path / "tree")
     change_parameters(root, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
     assert repro(root) == ["prepare"]
-    assert compared(root, "--dry") == ["train@rendered-ddag-1", "evaluate@rendered-ddag-1", "compare"]
-    change_parameters(root, lambda value: value["profiles"]["quick"]["train_compared"].update(steps=5))
-    trainings = {"train@rendered-full-1", "train@rendered-ddag-1"}
-    assert repro(root) == ["prepare"] and trainings < set(compared(root, "--dry"))
+    own = {f"{stage}@rendered-ddag-{seed}" for stage in ("train", "evaluate") for seed in (1, 2)}
+    assert of_study(root, "--dry") == {*own, "compare", "report"}
+    change_parameters(root, lambda value: value["profiles"]["quick"]["train_study"].update(steps=5))
+    assert repro(root) == ["prepare"]
+    assert {"train@rendered-full-2", "train@rendered-ddag-1"} < of_study(root, "--dry")
 
 
 def test_datasets_are_versioned(done):
@@ -221,7 +234,7 @@ def test_datasets_are_versioned(done):
     assert "fused" in run("dvc", "metrics", "diff", "HEAD~1", root=done).stdout
     assert "rendered.seed" in run("dvc", "params", "diff", "HEAD~1", root=done).stdout
     git(done, "checkout", "-q", "HEAD~1")
-    assert run("dvc", "checkout", "dvc.yaml", root=done).returncode == 0     # Table 2 has never been run here
+    assert run("dvc", "checkout", "dvc.yaml", root=done).returncode == 0     # the study has never been run here
     assert contents(done, before) == before
 
 

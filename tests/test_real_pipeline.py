@@ -36,7 +36,7 @@ def shrink(value):
 
 def repository(root, raw, change=shrink):
     "A copy of the working tree, with other parameters and the raw data of `raw` in place."
-    copy_of_the_tree(root, without=("results/", "dvc.lock", "compared/dvc.lock"))
+    copy_of_the_tree(root, without=("results/", "dvc.lock", "study/dvc.lock"))
     (root / "data").mkdir(exist_ok=True)
     for link in ("data/regdb", "data/sysu"): shutil.copy2(ROOT / link, root / link, follow_symlinks=False)
     change_parameters(root, change)

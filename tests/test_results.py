@@ -37,7 +37,7 @@ COMMANDS = [("dvc", "metrics", "diff"), ("dvc", "params", "diff"), ("make", "-o"
 @pytest.fixture
 def runs(tree):
     "The headline metrics in a copy of the tree: one file per run."
-    found = sorted(tree.glob("results/*/runs/*.json")) + sorted(tree.glob("results/*/compared/runs/*.json"))
+    found = sorted(tree.glob("results/*/runs/*.json"))
     assert found
     return found
 

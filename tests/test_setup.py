@@ -51,4 +51,4 @@ def test_nothing_is_installed_twice(folder):
 
 def test_help_lists_the_commands(folder):
     listed = run("make", root=folder).stdout
-    assert all(f"make {target} " in listed for target in ("repro", "compared", "experiments", "test", "lab", "readme"))
+    assert all(f"make {target} " in listed for target in ("repro", "study", "experiments", "test", "lab", "readme"))

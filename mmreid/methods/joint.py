@@ -37,7 +37,10 @@ class Joint(Network):
 
     def forward(self, images, present, passes=None):
         "Images (B, M, 3, H, W), `present` (B, M), R `passes`, by default one per sample -> `Embedding` of R rows."
-        maps, passes = self.backbone(images, present), passes or whole(present)
+        return self.head(self.backbone(images, present), passes or whole(present))
+
+    def head(self, maps, passes):
+        "Feature maps F (B, M, C, h, w) and R `passes` -> `Embedding` of R rows."
         with torch.autocast(maps.device.type, enabled=False):
             own = maps.float().index_select(0, passes.owner) * passes.mask[:, :, None, None, None]
             maps, A = self.attention(own, passes.mask)

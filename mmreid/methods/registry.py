@@ -65,7 +65,7 @@ def read_variant(value, where="variant"):
 def for_variant(params, name, training="train"):
     """(`Model`, `Train`) of the chosen profile with the changes of the variant `name`.
 
-    `training`: "train" or "train_compared". `InputError` names a change that is not possible."""
+    `training`: "train" or "train_study". `InputError` names a change that is not possible."""
     profile, changes = params.chosen, params.variants[name].changes
     where = f"variants.{name}.changes"
     model = changed(profile.model.model_dump(), changes.model)
@@ -79,7 +79,7 @@ def load_params(path="params.yaml"):
     try:
         variants = {name: with_settings(variant, f"variants.{name}") for name, variant in params.variants.items()}
         for name in variants:
-            for training in ("train", "train_compared"): for_variant(params, name, training)
+            for training in ("train", "train_study"): for_variant(params, name, training)
     except InputError as error: raise InputError(f"{path}: {error}") from None
     return params.model_copy(update={"variants": variants})
 

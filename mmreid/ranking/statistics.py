@@ -86,15 +86,17 @@ def identity_bootstrap(
     return pd.DataFrame({"value": mean, "low": low, "high": high}, index=columns)
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #2e939fc5
-def paired_bootstrap(a, b, identities, *, resamples=2000, seed, level=.95):
+def paired_bootstrap(a, b, identities, *, of_b=None, same_models=False, resamples=2000, seed, level=.95):
     """A table with `difference` (a - b), `low`, `high` and `p` of each column; the same people are drawn for both.
 
-    a, b, identities: as in `identity_bootstrap`. Runs of a and of b are drawn apart: a seed does not pair two models.
+    a, b, identities: as in `identity_bootstrap`; `of_b`: the identities of b, where they are not those of a. Runs of
+    a and of b are drawn apart, since a seed does not pair two models, unless both are of the `same_models`.
     `InputError` if identities or columns differ."""
-    ids = [{name for i in as_runs(x, identities)[1] for name in i} for x in (a, b)]
+    of_b = identities if of_b is None else of_b
+    ids = [{name for i in as_runs(x, own)[1] for name in i} for x, own in ((a, identities), (b, of_b))]
     if ids[0] != ids[1]: raise InputError("a and b were not tested on the same identities")
     mean_a, draws_a, columns = resampled_means(a, identities, resamples, seed, "a")
-    mean_b, draws_b, other = resampled_means(b, identities, resamples, seed, "b")
+    mean_b, draws_b, other = resampled_means(b, of_b, resamples, seed, "a" if same_models else "b")
     if columns != other: raise InputError(f"a has columns {columns}, b has {other}")
     d = draws_a - draws_b
     low, high = pd.DataFrame(d).quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()

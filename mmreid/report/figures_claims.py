@@ -122,7 +122,8 @@ def draw_kinds(axis, rows, order):
 # %% ../../nbs/7_claims/08_figures_claims.ipynb #dd098cf7
 VERDICTS = {
     "holds": Style(OKABE_ITO["green"], "", "✓"), "does not hold": Style(OKABE_ITO["vermillion"], "", "✗"),
-    "undecided": Style(OKABE_ITO["blue"], "", "?"), "not measured": Style(OKABE_ITO["grey"], "", "–"),
+    "equal": Style(OKABE_ITO["purple"], "", "="), "undecided": Style(OKABE_ITO["blue"], "", "?"),
+    "needs seeds": Style(OKABE_ITO["orange"], "", "1"), "not measured": Style(OKABE_ITO["grey"], "", "–"),
 }
 KINDS = {"statistic": "Sizes of the datasets", "figure": "Values in the tables", "margin": "Margins in the text",
          "ordering": "Which row is above which", "weight": "Modal weights", "comparison": "Robustness and modalities"}
@@ -132,7 +133,7 @@ def verdict_of(text):
     if text in ("needs data", "not run"): return "not measured"
     if text in ("holds", "reproduced") or text.startswith("agrees with"): return "holds"
     if text in ("does not hold", "not reproduced") or text.startswith("contradicted by"): return "does not hold"
-    if text != "undecided": raise InputError(f"claims picture: unknown verdict {text!r}")
+    if text not in VERDICTS: raise InputError(f"claims picture: unknown verdict {text!r}")
     return text
 
 # %% ../../nbs/7_claims/08_figures_claims.ipynb #370a0f28
@@ -193,7 +194,7 @@ def draw_counts(axis, lines, y):
     "How many verdicts there are of each sort, and what the two columns of tiles are."
     counts = pd.concat([lines.rank1, lines.mAP]).value_counts()
     for i, name in enumerate(VERDICTS):
-        draw_verdict(axis, 2.4 + 1.9 * i, y, name)
-        axis.text(2.6 + 1.9 * i, y, f"{name}: {counts.get(name, 0)}", fontsize=10, va="center")
+        draw_verdict(axis, 1.6 + 1.45 * i, y, name)
+        axis.text(1.75 + 1.45 * i, y, f"{name}: {counts.get(name, 0)}", fontsize=9, va="center")
     for x, name in ((.35, "Rank-1"), (.8, "mAP")):
         axis.text(x, y, name, fontsize=9, color=".35", ha="center", va="center")
