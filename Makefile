@@ -82,8 +82,8 @@ test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 lab: setup  ## open JupyterLab on the notebooks
 	jupyter lab nbs
 
-trials: setup  ## try settings on validation identities, as params.yaml lists them (resumes after an interruption)
-	python -m mmreid.training.trials
+trials: setup  ## try settings on validation identities, as study/trials.yaml lists them (resumes after an interruption)
+	python -m mmreid.training.trials --jobs $(JOBS)
 
 bench: setup  ## measure what things cost, on a machine that does nothing else
 	python -m mmreid.report.benchmarks

@@ -60,7 +60,7 @@ class Augmentation(Strict):
     flip_probability: Share; erase_probability: Share; channel_exchange_probability: Share
 
 class Train(Strict):
-    "A training; a profile has one for `make repro` (`train`) and one for `make study` (`train_study`)."
+    "A training, the same for all rows but for what a variant changes."
     batch_identities: Annotated[int, Field(ge=2)]; batch_tuples: Count     # P identities, K tuples of each
     steps: Count; warmup_steps: Annotated[int, Field(ge=0)]
     optimiser: Literal["adamw", "sgd"]
@@ -109,8 +109,7 @@ class Compute(Strict):
 
 class Profile(Strict):
     "One size of the whole experiment."
-    rendered: Rendered; pack: Pack; model: Model
-    train: Train; train_study: Train
+    rendered: Rendered; pack: Pack; model: Model; train: Train
     evaluate: Evaluate; analyse: Analyse; compute: Compute
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #c7270414
@@ -160,14 +159,12 @@ class Params(Strict):
     study: Study
     profiles: dict[str, Profile]
     variants: dict[str, Variant]
-    trials: dict[str, list[dict[str, Any]]]    # variant -> changes to try on validation identities
 
     @model_validator(mode="after")
     def _names_exist(self):
         study = self.study
         _known("profile", [self.profile], self.profiles)
         _known("datasets", self.datasets, self.datasets)
-        _known("trials", self.trials, self.variants)
         _known("main_variants", self.main_variants, self.variants)
         _known("analysed_variants", self.analysed_variants, self.main_variants)
         _known("study.rows", study.rows, self.variants)
@@ -178,8 +175,6 @@ class Params(Strict):
             beyond = [seed for seed in seeds if "regdb" in self.datasets and seed > 10]
             if beyond:
                 raise ValueError(f"{key}: run k of regdb uses its official split k; {beyond[0]} is none of 1 to 10")
-        if len({len(tried) for tried in self.trials.values()}) > 1:
-            raise ValueError("trials: all variants must have the same number")
         return self
 
     @property
@@ -210,9 +205,6 @@ def resolved(values):
         wrong = [name for name, own in group.items() if not isinstance(own, dict)] if isinstance(group, dict) else [key]
         if wrong: raise InputError(f"{key}: {wrong[0]!r} is not a map")
         values = {**values, key: {name: inherited(name, group, key) for name in group}}
-    for profile in values["profiles"].values():
-        if isinstance(profile.get("train"), dict):
-            profile["train_study"] = changed(profile["train"], profile.get("train_study", {}))
     for variant in values["variants"].values():
         if isinstance(variant.get("losses"), dict):
             variant["losses"] = {k: w for k, w in variant["losses"].items() if w != 0}

@@ -16,8 +16,8 @@ from mmreid.methods.registry import load_params
 from mmreid.pipeline.stages import STAGES
 
 PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client",
-                 "ipykernel", "filelock", "embreex", "anny", "seaborn", "matplotlib", "sklearn", "scipy", "psutil",
-                 "pytest", "hypothesis", "IPython", "git"]
+                 "ipykernel", "filelock", "embreex", "anny", "seaborn", "matplotlib", "sklearn", "joblib", "scipy",
+                 "psutil", "pytest", "hypothesis", "IPython", "git"]
 PLOTTING = "mmreid.report.figures"     # its modules belong to an extra
 
 

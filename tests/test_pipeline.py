@@ -31,7 +31,6 @@ def shrink(value):
     quick["pack"] |= {"height": 96, "width": 32}
     quick["model"]["branch_dim"] = 8
     quick["train"] |= TRAINING
-    quick["train_study"] |= {"steps": 6}
     quick["evaluate"]["resamples"] = 100
     quick["compute"] = {"threads": 1, "precision": "fp32"}
 
@@ -212,14 +211,14 @@ def test_the_study_has_a_pipeline_of_its_own(study):
 
 
 def test_the_pipelines_have_trainings_of_their_own(study, tmp_path):
-    "A change for one method, then one of the common training of the study, leave the default pipeline alone."
+    "A change for one method leaves the default pipeline alone; one for all rows changes both."
     root = copied(study, tmp_path / "tree")
     change_parameters(root, lambda value: value["variants"]["ddag"]["losses"].update(graph=0.5))
     assert repro(root) == ["prepare"]
     own = {f"{stage}@rendered-ddag-{seed}" for stage in ("train", "evaluate") for seed in (1, 2)}
     assert of_study(root, "--dry") == {*own, "compare", "report"}
-    change_parameters(root, lambda value: value["profiles"]["quick"]["train_study"].update(steps=5))
-    assert repro(root) == ["prepare"]
+    change_parameters(root, training(steps=5))
+    assert repro(root, "prepare") == ["prepare"] and TRAIN in repro(root, "--dry")
     assert {"train@rendered-full-2", "train@rendered-ddag-1"} < of_study(root, "--dry")
 
 

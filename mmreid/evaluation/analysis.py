@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'samples', 'summary', 'modal_weights', 'shuffled_orders', 'shuffled_weights', 'variance_share', 'noisy',
-           'shrunk', 'TrainedModel', 'ordinary', 'ranked', 'has_weights', 'lost', 'heights', 'noise', 'with_noise',
-           'probe', 'stacked', 'singles_of', 'attention_maps']
+           'shrunk', 'TrainedModel', 'ordinary', 'has_weights', 'lost', 'heights', 'noise', 'with_noise', 'probe',
+           'stacked', 'singles_of', 'attention_maps']
 
 # %% ../../nbs/5_training/10_analysis.ipynb #a9051c7b
 from functools import cached_property
@@ -64,10 +64,9 @@ def shuffled_weights(A, table, modalities, evaluate):
 def variance_share(A, table, evaluate):
     "Fact `variance`: the percentage of the variance of A (N, M) between scenarios, its 95 % range by chance, and `p`."
     code, names = pd.factorize(table["scenario"])
-    centred = A - A.mean(0)
+    centred, counts = A - A.mean(0), np.bincount(code)
     def between(labels):
-        sums, counts = np.zeros((len(names), A.shape[1])), np.bincount(labels)
-        np.add.at(sums, labels, centred)
+        sums = np.eye(len(names))[labels].T @ centred
         return (np.square(sums).sum(1) / counts).sum() / max(np.square(centred).sum(), 1e-12)
     chance = np.array([between(code[order]) for order in shuffled_orders(len(A), evaluate)])
     share, (low, high) = between(code), np.quantile(chance, [0.025, 0.975])
@@ -113,15 +112,20 @@ class TrainedModel:
     @cached_property
     def gallery(self): return self.embedded(self.retrieval.gallery)
 
-    def embedded(self, rows, subset=None, change=lambda images: images, part="e"):
-        """(N, D) for all N rows of the table, NaN but for `rows`: `part` of their embeddings.
+    def embedded(self, rows, change=lambda images: images, part="e"):
+        "As `by_subset`, of all modalities alone."
+        return self.by_subset(rows, [self.modalities], change, part)[self.modalities]
 
-        subset: the modalities that they keep, by default all; change: of the images before they are normalised."""
-        subset, prepared = subset or self.modalities, lambda images: self.transform(change(images))
-        found = embed(self.network, prepared, self.store, self.packed.rows[rows], [subset],
-                      self.evaluate.batch_size, self.accelerator, part=part)[subset]
-        everywhere = np.full((len(self.packed.table), found.shape[1]), np.nan, np.float32)
-        everywhere[rows] = found
+    def by_subset(self, rows, subsets, change=lambda images: images, part="e"):
+        """{subset: (N, D)} for all N rows of the table, NaN but for `rows`: `part` of their embeddings.
+
+        subsets: the modalities that they keep; change: of the images before they are normalised."""
+        found = embed(self.network, lambda images: self.transform(change(images)), self.store, self.packed.rows[rows],
+                      subsets, self.evaluate.batch_size, self.accelerator, part=part)
+        everywhere = {}
+        for subset, values in found.items():
+            everywhere[subset] = np.full((len(self.packed.table), values.shape[1]), np.nan, np.float32)
+            everywhere[subset][rows] = values
         return everywhere
 
     def similarity(self, e):
@@ -145,10 +149,6 @@ def ordinary(table, modalities):
     "The retrieval that all others are compared with: whole tuples, in the scenario `normal` where there are scenarios."
     return by_scenario(table, modalities)[0] if table["scenario"].nunique() > 1 else fused(table, modalities)[0]
 
-def ranked(model, *label, **changes):
-    "The `ranking` of the ordinary queries, embedded with `changes`: keywords of `TrainedModel.embedded`."
-    return model.ranking(label, model.embedded(model.retrieval.query, **changes))
-
 def has_weights(network):
     "Whether the network weighs modalities by attention."
     return getattr(network, "attention", None) is not None and network.attention.modal is not None
@@ -156,15 +156,19 @@ def has_weights(network):
 # %% ../../nbs/5_training/10_analysis.ipynb #5ff636c1
 def lost(model):
     "Samples `lost`: whole queries (`nothing`), and queries without each modality."
-    rest = {modality: tuple(m for m in model.modalities if m != modality) for modality in model.modalities}
-    return pd.concat([ranked(model, "lost", "nothing", ""),
-                      *(ranked(model, "lost", "lost", m, subset=others) for m, others in rest.items() if others)])
+    cases = {("lost", "nothing", ""): model.modalities}
+    cases |= {("lost", "lost", lost): tuple(m for m in model.modalities if m != lost) for lost in model.modalities}
+    cases = {label: subset for label, subset in cases.items() if subset}
+    found = model.by_subset(model.retrieval.query, list(dict.fromkeys(cases.values())))
+    return pd.concat([model.ranking(label, found[subset]) for label, subset in cases.items()])
 
 def heights(model, pixels):
     "Samples `height`: Rank-1 and mAP of queries reduced to each of `pixels` rows, the full height first."
+    def ranked(height):
+        e = model.embedded(model.retrieval.query, lambda images: shrunk(images, height))
+        return model.ranking(("height", str(height), ""), e)
     full = model.store.size[0]
-    return pd.concat([ranked(model, "height", str(height), "", change=lambda images: shrunk(images, height))
-                      for height in (full, *(p for p in pixels if p < full))])
+    return pd.concat([ranked(height) for height in (full, *(p for p in pixels if p < full))])
 
 # %% ../../nbs/5_training/10_analysis.ipynb #61feb4ae
 def noise(model, sigmas):
@@ -203,8 +207,8 @@ def stacked(embeddings):
 def singles_of(model):
     "{modality: (N, D)} embeddings of single images, and {modality: (N,)} their identities."
     found, people = {}, {}
-    for m in model.modalities:
-        e = model.embedded(np.arange(len(model.packed.table)), subset=(m,))
+    singles = [(m,) for m in model.modalities]
+    for (m,), e in model.by_subset(np.arange(len(model.packed.table)), singles).items():
         here = ~np.isnan(e).any(1)
         found[m], people[m] = e[here], model.packed.table["identity"].to_numpy()[here]
     return found, people

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIFFERENCES', 'write_results', 'write_table', 'read_results', 'deviations', 'over_seeds', 'headline_queries',
-           'differences']
+           'cross_modal_queries', 'differences']
 
 # %% ../../nbs/5_training/08_results.ipynb #566006f1
 import zipfile
@@ -71,14 +71,18 @@ def headline_queries(queries):
         if len(own): return own[(own[CELL] == own[CELL].iloc[0].tolist()).all(axis=1)]
     return queries[:0]
 
+def cross_modal_queries(queries):
+    "The queries of all retrievals from one modality to another; none where there are no tuples."
+    return queries[(queries.protocol == "single") & (queries.query_modalities != queries.gallery_modalities)]
+
 DIFFERENCES = ["row", "against", "runs", "metric", "difference", "low", "high", "p", "p_holm"]
 
-def differences(rows, pairs, evaluate, metrics=("rank1", "mAP")):
+def differences(rows, pairs, evaluate, metrics=("rank1", "mAP"), select=headline_queries):
     """For each pair `(b, a)` of names in `rows` (name -> list of `Measured`): by how much b is above a.
 
     In percentage points, on the same test identities; p-values are Holm-corrected over the table. Pairs without
-    measurements are left out."""
-    def values(name): return [headline_queries(r.queries) for r in rows[name]]
+    measurements are left out. `select`: of all queries those that count."""
+    def values(name): return [select(r.queries) for r in rows[name]]
     found = []
     for b, a in pairs:
         if not all(len(q) for name in (b, a) for q in values(name)): continue

@@ -62,14 +62,14 @@ def read_variant(value, where="variant"):
     return with_settings(validated(Variant, value, where), where)
 
 # %% ../../nbs/3_method/06_registry.ipynb #527d4534
-def for_variant(params, name, training="train"):
+def for_variant(params, name):
     """(`Model`, `Train`) of the chosen profile with the changes of the variant `name`.
 
-    `training`: "train" or "train_study". `InputError` names a change that is not possible."""
+    `InputError` names a change that is not possible."""
     profile, changes = params.chosen, params.variants[name].changes
     where = f"variants.{name}.changes"
     model = changed(profile.model.model_dump(), changes.model)
-    train = changed(getattr(profile, training).model_dump(), changes.train)
+    train = changed(profile.train.model_dump(), changes.train)
     return validated(Model, model, f"{where}.model"), validated(Train, train, f"{where}.train")
 
 # %% ../../nbs/3_method/06_registry.ipynb #a49688d1
@@ -78,8 +78,7 @@ def load_params(path="params.yaml"):
     params = read_params(path)
     try:
         variants = {name: with_settings(variant, f"variants.{name}") for name, variant in params.variants.items()}
-        for name in variants:
-            for training in ("train", "train_study"): for_variant(params, name, training)
+        for name in variants: for_variant(params, name)
     except InputError as error: raise InputError(f"{path}: {error}") from None
     return params.model_copy(update={"variants": variants})
 

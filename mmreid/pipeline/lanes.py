@@ -6,7 +6,7 @@
 __all__ = ['pipeline_file', 'chains', 'dvc', 'stale', 'run_chain', 'run_chains', 'reproduce']
 
 # %% ../../nbs/9_how_it_runs/09_lanes.ipynb #0222429f
-import re, subprocess, sys
+import json, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 
@@ -37,11 +37,11 @@ def dvc(*words, **options):
     return subprocess.run(command, preexec_fn=die_with_parent, **options)
 
 def stale(names):
-    "Those of the stages `names` that DVC would run now; `StageFailed` with its message if it cannot tell."
-    found = dvc("repro", "--dry", *names, capture_output=True, text=True)
+    "Those of the stages `names` whose files are not those of their last run; `StageFailed` if DVC cannot tell."
+    found = dvc("status", "--json", *names, capture_output=True, text=True)
     if found.returncode: raise StageFailed(" ".join(found.stderr.split()))
-    running = set(re.findall(r"^Running stage '(.+?)':", found.stdout, flags=re.M))
-    return [name for name in names if name in running]
+    changed = json.loads(found.stdout)
+    return [name for name in names if name in changed]
 
 # %% ../../nbs/9_how_it_runs/09_lanes.ipynb #d4aebdfc
 def run_chain(chain):

@@ -29,11 +29,6 @@ class Stage(NamedTuple):
     variants: str = "main_variants"
 
     @property
-    def training(self):
-        "The group of the profile with the training."
-        return "train_study" if self.study else "train"
-
-    @property
     def folder(self):
         "Of the results, below results/<profile>."
         return "/study" if self.study else ""
@@ -91,9 +86,8 @@ def stage_settings(stage, variant, params):
     kind = STAGES[stage]
     settings = {"stage": stage, "profile": params.profile, "results": f"results/{params.profile}{kind.folder}"}
     values = {key: getattr(params.chosen, key) for key in kind.groups}
-    if "train" in kind.groups: values["train"] = getattr(params.chosen, kind.training)
     if variant is not None:
-        model, train = for_variant(params, variant, kind.training)
+        model, train = for_variant(params, variant)
         values |= {"model": model, "variant": params.variants[variant]}
         values |= {"train": train} if "train" in kind.groups else {}
     if stage == "compare": settings["rows"] = {v: row_settings(v, params) for v in params.study.compared_methods}
@@ -103,7 +97,7 @@ def stage_settings(stage, variant, params):
 
 def row_settings(name, params):
     "What a row of Table 2 is trained with."
-    model, train = for_variant(params, name, "train_study")
+    model, train = for_variant(params, name)
     return {"model": model.model_dump(mode="json"), "train": train.model_dump(mode="json"),
             "variant": params.variants[name].model_dump(mode="json")}
 

@@ -94,7 +94,7 @@ def comparisons(drawn, variants):
     paper = {pair for pairs in drawn.values() for pair in pairs}
     parent = lambda v: v.split("-")[0] if v.split("-")[0] in variants and "-" in v else "baseline"
     further = [(v, parent(v)) for v in variants if v != "baseline" and parent(v) in variants]
-    further += [(v, "baseline-stripes") for v in ("fusion", "full") if {v, "baseline-stripes"} <= {*variants}]
+    further += [(v, "baseline-stripes") for v in ("fusion", "full", "best") if {v, "baseline-stripes"} <= {*variants}]
     return {**drawn, "variants": [pair for pair in further if pair not in paper],
             "histogram": [(v, "histogram") for v in variants]}
 

@@ -24,12 +24,13 @@ from .loop import Training
 PEOPLE = {"seed": 7301, "identities": {"train": 1600, "val": 60, "test": 1}}
 CHANGES = {"model": {"weights": "none", "private_stages": 0},
            "train": {"steps": 3500, "warmup_steps": 100, "validate_every": 500, "checkpoint_every": 250,
-                     "learning_rate": 0.001, "batch_identities": 16, "batch_tuples": 2}}
+                     "learning_rate": 0.001, "batch_identities": 16, "batch_tuples": 2,
+                     "augmentation": {"channel_exchange_probability": 0.5}}}
 
 def pretraining_settings(params):
     "`Rendered`, `Model`, `Train` and the variant: those of `baseline` in the quick profile, but for what is above."
     quick = params.model_copy(update={"profile": "quick"})
-    model, train = for_variant(quick, "baseline", "train_study")
+    model, train = for_variant(quick, "baseline")
     new = [changed(group.model_dump(), change) for group, change in
            ((quick.chosen.rendered, PEOPLE), (model, CHANGES["model"]), (train, CHANGES["train"]))]
     read = [validated(cls, value, "pretraining") for cls, value in zip((Rendered, Model, Train), new)]
