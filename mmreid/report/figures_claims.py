@@ -194,7 +194,7 @@ def draw_counts(axis, lines, y):
     "How many verdicts there are of each sort, and what the two columns of tiles are."
     counts = pd.concat([lines.rank1, lines.mAP]).value_counts()
     for i, name in enumerate(VERDICTS):
-        draw_verdict(axis, 1.6 + 1.45 * i, y, name)
-        axis.text(1.75 + 1.45 * i, y, f"{name}: {counts.get(name, 0)}", fontsize=9, va="center")
+        draw_verdict(axis, 1.35 + 1.42 * i, y, name)
+        axis.text(1.5 + 1.42 * i, y, f"{name}: {counts.get(name, 0)}", fontsize=9, va="center")
     for x, name in ((.35, "Rank-1"), (.8, "mAP")):
         axis.text(x, y, name, fontsize=9, color=".35", ha="center", va="center")
