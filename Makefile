@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments test lab trials bench readme notebooks export lock lock-check clean
+.PHONY: help setup repro study experiments test lab trials bench readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +94,9 @@ readme: setup  ## make README.md from nbs/index.ipynb and results/
 notebooks: setup  ## run every module notebook again, in place
 	python -m mmreid.pipeline refresh nbs/[0-9]*/*.ipynb
 	nbdev_clean
+
+site: setup  ## build the site for reading, in _site: notebooks, results, reference (a minute or two; needs no network)
+	python docs/build.py
 
 export: setup  ## write the library from the notebooks, and clean them
 	nbdev_export

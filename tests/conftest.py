@@ -23,7 +23,8 @@ def pytest_addoption(parser):
     parser.addoption("--flags", default="", help="run cells marked so too: 'slow cuda'")
 
 
-TOGETHER = ("tests/test_pipeline.py", "tests/test_training_interruption.py", "tests/test_real_pipeline.py")
+TOGETHER = ("tests/test_site.py", "tests/test_pipeline.py", "tests/test_training_interruption.py",
+            "tests/test_real_pipeline.py")
 
 
 @pytest.hookimpl(optionalhook=True)
