@@ -23,7 +23,7 @@ def pipeline_file(study):
 
 def chains(params, study=False):
     "What may run side by side: lists of DVC's stage names, each stage after the one before it in its list."
-    prefix, where = ("study-", "study/dvc.yaml:") if study else ("", "")
+    prefix, where = ("study-", f"{pipeline_file(study)}:") if study else ("", "")
     stages = {stage: needed(prefix + stage, params) for stage in ("train", "evaluate", "analyse")}
     seeds = STAGES[f"{prefix}train"].runs(params)["seeds"]
     found = [[f"{where}{stage}@{dataset}-{variant}-{seed}" for stage in stages if variant in stages[stage]]
