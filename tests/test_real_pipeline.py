@@ -86,7 +86,7 @@ def rows(metrics, **values):
 def test_the_pipeline_measures_both_datasets(done):
     for dataset, metrics in measured(done).items():
         assert list(metrics) == COLUMNS and set(metrics.dataset) == {dataset} and set(metrics.variant) == {"full"}
-        assert set(metrics.protocol) == {"official", "paired"}
+        assert set(metrics.protocol) == {"official", "paired", "concatenated"}
         row, = rows(metrics, metric="rank1", **HEADLINE[dataset]).itertuples()
         assert 0 <= row.low <= row.value <= row.high <= 100
         assert len(rows(metrics, protocol="official", metric="rank1")) == {"regdb": 2, "sysu": 8}[dataset]

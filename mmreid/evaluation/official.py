@@ -7,6 +7,8 @@ __all__ = ['over_trials', 'question_rows', 'reranked', 'with_reranked', 'measure
            'nothing_measured']
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #946b657f
+from dataclasses import replace
+
 import pandas as pd
 
 from ..core import InputError
@@ -54,14 +56,18 @@ def with_reranked(trials, similarity, evaluate, found, own):
     return pd.concat([found, more], ignore_index=True), own.join(figures)
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #fc28d1f7
-def measure_official(packed, similarity, evaluate, **labels):
+def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
     """`Measured` of one model on the test images of RegDB or SYSU-MM01, `packed` as `joined_by_identity` returns it.
 
-    `similarity` and `labels` as in `measure`. The first rows are those of the question that papers report.
-    `InputError` for any other split than `test`."""
-    questions = official_questions(packed)
-    rows, queries = [], []
-    for trials, ranked in zip(questions, rank_questions(questions, similarity)):
+    `similarity`, `side_by_side` and `labels` as in `measure`. The first rows are those of the question that papers
+    report. `InputError` for any other split than `test`."""
+    questions, rows, queries = official_questions(packed), [], []
+    ranking = list(zip(questions, rank_questions(questions, similarity)))
+    if side_by_side:
+        whole = paired_questions(packed.table, packed.modalities)[0]
+        beside = [[replace(trial, protocol="concatenated") for trial in whole]]
+        ranking += zip(beside, rank_questions(beside, side_by_side))
+    for trials, ranked in ranking:
         if not ranked[0].valid: continue
         found, own = question_rows(trials, ranked, evaluate)
         if evaluate.rerank and trials[0].protocol == "official":
