@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments test lab trials bench readme notebooks site export lock lock-check clean
+.PHONY: help setup repro study experiments compare plots course grade test lab trials bench readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,7 @@ setup:  ## make .venv from requirements.lock, unless it is there and neither the
 	  $(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
 	  cat requirements.lock pyproject.toml > .venv/installed; \
 	fi
+	@test -e .dvc/plots/offline.html || $(BIN)/python -m mmreid.compare.plots
 	@sh -c "$$GIT_DRIVERS" 2>/dev/null || true
 
 # How git merges and shows notebooks (.gitattributes), set in this clone only: nbdev merges cell by cell; nbdime shows
@@ -75,6 +76,21 @@ export SHOW_EXPERIMENTS
 experiments: setup  ## list what differs between experiments, a column for each; FLAGS="--all-commits": of all
 	@dvc exp show $(FLAGS) --only-changed --drop 'nbs|mmreid|data/|params.yaml$$|results/[^:]*$$' --csv \
 	  | python -c "$$SHOW_EXPERIMENTS"
+
+A ?= HEAD
+B ?= workspace
+compare: setup  ## show what differs between A=HEAD and B=workspace: parameters, figures, verdicts, pictures
+	@mmreid compare $(A) $(B)
+
+plots: setup  ## draw the validation curves of all runs, as a page that opens without a network
+	dvc plots show -o build/plots
+
+course: setup  ## write the student edition of every lesson to _course/release
+	mmreid course release
+
+SUBMISSIONS ?= submissions
+grade: setup  ## mark SUBMISSIONS=submissions, a folder of <student>/<lesson>.ipynb (this runs them)
+	mmreid course grade $(SUBMISSIONS)
 
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 	pytest -n 2 --flags "$(FLAGS)"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURE', 'HEADLINES', 'CHANGES', 'CLAIM', 'flat', 'changed_parameters', 'read_metrics', 'changed_variants',
            'side_by_side_queries', 'headline', 'paired', 'by_intervals', 'verdict', 'headline_changes',
-           'changed_verdicts', 'changed_pictures', 'Comparison', 'compare']
+           'changed_verdicts', 'changed_files', 'further_tables', 'Comparison', 'compare']
 
 # %% ../../nbs/9_how_it_runs/14_changes.ipynb #a65b4a36
 import io
@@ -121,13 +121,19 @@ def changed_verdicts(a, b):
     both = both[both.verdict_a != both.verdict_b].rename(columns={"verdict_a": "A", "verdict_b": "B"})
     return both[["claim", "says", "A", "B"]].reset_index(drop=True)
 
-def changed_pictures(a, b):
-    "{path: where}: the pictures of which one side has none (only in A, only in B), or other bytes (both)."
-    names = [set(side.paths("*.png")) if side.commit else {p for p in side.paths("*.png") if p.startswith("figures/")}
-             for side in (a, b)]
-    read = lambda side, name: side.read(f"{side.folder}/{name}")
-    found = {name: "only in A" for name in names[0] - names[1]} | {name: "only in B" for name in names[1] - names[0]}
-    return dict(sorted((found | {name: "both" for name in names[0] & names[1] if read(a, name) != read(b, name)}).items()))
+def changed_files(a, b, pattern):
+    "{path: where}: the files of which one side has none (only in A, only in B), or other bytes (both)."
+    found = {}
+    for name in sorted({*a.paths(pattern), *b.paths(pattern)}):
+        contents = [side.read(f"{side.folder}/{name}") for side in (a, b)]
+        if contents[0] == contents[1]: continue
+        found[name] = "only in B" if contents[0] is None else "only in A" if contents[1] is None else "both"
+    return found
+
+def further_tables(a, b):
+    "`changed_files` for the tables that are not compared row by row."
+    return {name: where for name, where in changed_files(a, b, "*.csv").items()
+            if name not in ("metrics.csv", "claims.csv")}
 
 # %% ../../nbs/9_how_it_runs/14_changes.ipynb #67b81d23
 @dataclass(frozen=True)
@@ -139,12 +145,13 @@ class Comparison:
     variants: pd.DataFrame       # of `changed_variants`
     headlines: pd.DataFrame      # of `CHANGES`
     verdicts: pd.DataFrame       # claim, says, A, B
-    pictures: dict               # of `changed_pictures`
+    tables: dict                 # of `further_tables`
+    pictures: dict               # of `changed_files`
 
     @property
     def empty(self):
         "Whether nothing differs."
-        return not (len(self.parameters) or len(self.variants) or len(self.verdicts) or self.pictures)
+        return not (len(self.parameters) or len(self.variants) or len(self.verdicts) or self.tables or self.pictures)
 
 def compare(a, b):
     "The `Comparison` of two `Side`s; `InputError` where one of them has no results."
@@ -157,4 +164,5 @@ def compare(a, b):
         runs = [side if None not in side else [] for side in runs]
         rows += headline_changes(*tables, row.dataset, row.variant, runs)
     return Comparison(a, b, changed_parameters(a.parameters, b.parameters), variants,
-                      pd.DataFrame(rows, columns=CHANGES), changed_verdicts(a, b), changed_pictures(a, b))
+                      pd.DataFrame(rows, columns=CHANGES), changed_verdicts(a, b), further_tables(a, b),
+                      changed_files(a, b, "*.png"))

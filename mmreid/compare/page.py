@@ -46,7 +46,7 @@ def as_text(comparison):
     "The lines of a `Comparison` for a terminal, at most `WIDTH` columns wide."
     a, b = comparison.a, comparison.b
     lines = [short(f"A: {a.name} ({a.folder})   B: {b.name} ({b.folder})", WIDTH)]
-    if comparison.empty: return [*lines, "nothing differs: parameters, figures, verdicts and pictures are the same"]
+    if comparison.empty: return [*lines, "nothing differs: parameters, figures, verdicts, tables and pictures are the same"]
     if len(comparison.parameters): lines += ["", "Parameters"]
     lines += [short(f"  {row.parameter}: {row.A} → {row.B}", WIDTH) for row in comparison.parameters.itertuples()]
     lines += ["", "Figures", *(f"  {line}" for line in other_changes(comparison.variants))]
@@ -54,8 +54,9 @@ def as_text(comparison):
     if len(comparison.headlines): lines += headline_lines(comparison.headlines)
     if len(comparison.verdicts): lines += ["", "Verdicts"]
     lines += [short(f"  {row.claim}: {row.A} → {row.B}", WIDTH) for row in comparison.verdicts.itertuples()]
-    if comparison.pictures: lines += ["", "Pictures"]
-    return lines + [short(f"  {name} ({where})", WIDTH) for name, where in comparison.pictures.items()]
+    for title, files in (("Further tables", comparison.tables), ("Pictures", comparison.pictures)):
+        if files: lines += ["", title, *(short(f"  {name} ({where})", WIDTH) for name, where in files.items())]
+    return lines
 
 def headline_lines(headlines):
     "The table of headline figures and its notes, as lines."

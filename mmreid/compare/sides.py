@@ -50,14 +50,11 @@ class Side:
         return file.read_bytes() if file.is_file() else None
 
     def paths(self, pattern="*"):
-        "The files that git tracks in `folder`, or those on the disk, by name from `folder` on."
-        if self.commit:
-            listed = (git(self.root, "ls-tree", "-r", "--name-only", self.commit, f"{self.folder}/") or b"").decode()
-            found = [Path(line).relative_to(self.folder) for line in listed.splitlines()]
-        else:
-            base = Path(self.root, self.folder)
-            found = [p.relative_to(base) for p in base.rglob(pattern) if p.is_file()]
-        return sorted(str(p) for p in found if p.match(pattern))
+        "The files in `folder` that git tracks or, in the workspace, does not ignore; by name from `folder` on."
+        words = ["ls-tree", "-r", "--name-only", self.commit] if self.commit else ["ls-files", "-co", "--exclude-standard"]
+        listed = (git(self.root, *words, f"{self.folder}/") or b"").decode().splitlines()
+        found = [Path(line).relative_to(self.folder) for line in listed]
+        return sorted({str(p) for p in found if p.match(pattern)})
 
     @property
     def parameters(self):
