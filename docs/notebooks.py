@@ -9,6 +9,8 @@ from pathlib import Path
 import nbformat
 
 DIRECTIVE = re.compile(r"^#\|[ \t]*(.*?)[ \t]*$\n?", re.MULTILINE)
+ANSWER = re.compile(r"^([ \t]*)### BEGIN SOLUTION.*?### END SOLUTION[ \t]*$", re.MULTILINE | re.DOTALL)
+HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[ \t]*$\n?", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 PAGES = {"nbs/references.bib": "bibliography.md", "README.md": "index.md", "nbs/index.ipynb": "index.md",
@@ -59,8 +61,10 @@ def with_links(text, page, root, site, written=None):
 def shown_cell(cell):
     """A code cell for readers, or None if nothing of it is shown.
 
-    `#| hide` folds it, `#| echo: false` leaves its outputs; all directives go."""
+    `#| hide` folds it, `#| echo: false` leaves its outputs; all directives go, and so do the answers of exercises."""
     marks = DIRECTIVE.findall(cell.source)
+    cell.source = HIDDEN.sub("", ANSWER.sub(r"\1...     # your answer", cell.source))
+    if "display_quiz(" in cell.source: cell.outputs = []     # its script needs a kernel's page
     cell.source = DIRECTIVE.sub("", cell.source).strip("\n")
     if not cell.source and not cell.outputs: return None
     tags = [tag for tag in cell.metadata.get("tags", []) if tag in ("hide-cell", "hide-input", "hide-output")]

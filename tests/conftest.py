@@ -25,6 +25,7 @@ def pytest_addoption(parser):
 
 TOGETHER = ("tests/test_site.py", "tests/test_pipeline.py", "tests/test_training_interruption.py",
             "tests/test_real_pipeline.py")
+COURSE = "tests/test_course.py"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -36,7 +37,8 @@ def pytest_xdist_make_scheduler(config, log):
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            file = nodeid.split("::")[0]
+            file, _, test = nodeid.partition("::")
+            if file == COURSE and "[" in test: return f"{file}[{test.partition('[')[2]}"     # one lesson
             return file if file in TOGETHER else nodeid
     return Scheduling(config, log)
 

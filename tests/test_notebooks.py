@@ -16,7 +16,8 @@ from mmreid.pipeline.stages import STAGES
 
 MODULE_PATHS = sorted(ROOT.glob("nbs/[0-9]*/*.ipynb"))
 STAGE_PATHS = sorted(ROOT.glob("nbs/stages/*.ipynb"))
-PATHS = [*MODULE_PATHS, *STAGE_PATHS, ROOT / "nbs/index.ipynb"]
+COURSE_PATHS = sorted(ROOT.glob("nbs/course/*.ipynb"))      # run in test_course
+PATHS = [*MODULE_PATHS, *STAGE_PATHS, *COURSE_PATHS, ROOT / "nbs/index.ipynb"]
 FLAGGED = [(p, flag) for p in MODULE_PATHS for flag in sorted(flags_of(read_notebook(p)))]
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -104,7 +105,7 @@ def test_broken_links_are_noticed():
 
 
 def test_all_notebooks_are_in_these_lists():
-    "Each lies in a chapter, among the stages, or is the index."
+    "Each lies in a chapter, among the stages, in the course, or is the index."
     assert {ROOT / path for path in tracked() if path.endswith(".ipynb")} == set(PATHS)
 
 

@@ -109,7 +109,14 @@ def test_rendered_data_are_labelled(html):
 
 
 def test_without_a_run_the_stages_say_so(html):
-    assert "This site was built without them" in html["nbs/stages/index.html"] and "nbs/course/index.html" not in html
+    assert "This site was built without them" in html["nbs/stages/index.html"]
+
+
+def test_lessons_are_shown_without_answers(html):
+    lessons = {page: text for page, text in html.items() if page.startswith("nbs/course/0")}
+    assert len(lessons) == 9
+    assert [page for page, text in lessons.items() if "BEGIN" in text or "HIDDEN" in text] == []
+    assert all("your answer" in text for page, text in lessons.items() if "00_" not in page)
 
 
 def test_a_run_a_study_and_a_course_are_picked_up(tree, tmp_path):
@@ -124,7 +131,7 @@ def test_a_run_a_study_and_a_course_are_picked_up(tree, tmp_path):
     cells = [nbformat.v4.new_markdown_cell("# Stage: pack\n\n[Metrics](../1_ranking/01_metrics.ipynb), "
                                            "[parameters](../../params.yaml)")]
     for path in ("results/quick/notebooks/pack-rendered.ipynb", "nbs/course/01_first.ipynb"):
-        (tree / path).parent.mkdir(parents=True)
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nbformat.v4.new_notebook(cells=cells), tree / path)
     code = "import sys; sys.path.insert(0, 'docs'); import build; build.lay_out('.', sys.argv[1])"
     done = run(sys.executable, "-c", code, str(tmp_path / "laid"), root=tree)
