@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments compare plots course grade test lab trials bench readme notebooks site export lock lock-check clean
+.PHONY: help setup repro study experiments compare plots course grade test lab browser trials bench readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -95,8 +95,11 @@ grade: setup  ## mark SUBMISSIONS=submissions, a folder of <student>/<lesson>.ip
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 	pytest -n 2 --flags "$(FLAGS)"
 
-lab: setup  ## open JupyterLab on the notebooks
-	jupyter lab nbs
+lab: setup  ## open JupyterLab on a page that lists all notebooks
+	jupyter lab nbs/start.ipynb
+
+browser: setup  ## install Debian's Chromium, if none is there, for the tests that look at pages (needs root)
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends chromium; }
 
 trials: setup  ## try settings on validation identities, as study/trials.yaml lists them (resumes after an interruption)
 	python -m mmreid.training.trials --jobs $(JOBS)

@@ -23,8 +23,10 @@ def pytest_addoption(parser):
     parser.addoption("--flags", default="", help="run cells marked so too: 'slow cuda'")
 
 
-TOGETHER = ("tests/test_site.py", "tests/test_pipeline.py", "tests/test_training_interruption.py",
-            "tests/test_real_pipeline.py")
+PIPELINE = "tests/test_pipeline.py"
+TOGETHER = {"tests/test_site.py": "tests/test_site.py", PIPELINE: PIPELINE, "tests/test_compare.py": PIPELINE,
+            "tests/test_training_interruption.py": "tests/test_training_interruption.py",
+            "tests/test_real_pipeline.py": "tests/test_real_pipeline.py"}      # {file: the group that it belongs to}
 COURSE = "tests/test_course.py"
 
 
@@ -39,7 +41,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid):
             file, _, test = nodeid.partition("::")
             if file == COURSE and "[" in test: return f"{file}[{test.partition('[')[2]}"     # one lesson
-            return file if file in TOGETHER else nodeid
+            return TOGETHER.get(file, nodeid)
     return Scheduling(config, log)
 
 
@@ -117,3 +119,43 @@ def tree(tmp_path):
     root = copy_of_the_tree(tmp_path / "tree")
     commit(root)
     return root
+
+
+TRAINING = dict(batch_identities=3, batch_tuples=2, steps=12, warmup_steps=2, validate_every=6, checkpoint_every=2)
+
+
+def shrink(value):
+    "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, twelve steps."
+    value |= {"main_variants": ["full"], "analysed_variants": ["full"]}
+    value["study"] = {"rows": ["full", "ddag"], "analysed_variants": ["full"], "compared_methods": ["full", "ddag"],
+                      "seeds": [1, 2]}
+    quick = value["profiles"]["quick"]
+    quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
+    quick["pack"] |= {"height": 96, "width": 32}
+    quick["model"]["branch_dim"] = 8
+    quick["train"] |= TRAINING
+    quick["evaluate"]["resamples"] = 100
+    quick["compute"] = {"threads": 1, "precision": "fp32"}
+
+
+def shrunken(root):
+    "The working tree without results, shrunken, as a git repository with one commit."
+    copy_of_the_tree(root, without=("results/", "dvc.lock", "study/dvc.lock"))
+    change_parameters(root, shrink)
+    commit(root, "shrunken")
+    return root
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory):
+    "(folder, stages that ran) of one whole run of the shrunken pipeline, committed."
+    root = shrunken(tmp_path_factory.mktemp("first"))
+    ran = repro(root)
+    commit(root, "results")
+    return root, ran
+
+
+@pytest.fixture(scope="session")
+def first(first_run):
+    "The folder of that run; read it, and change copies of it."
+    return first_run[0]

@@ -17,7 +17,8 @@ from mmreid.pipeline.stages import STAGES
 MODULE_PATHS = sorted(ROOT.glob("nbs/[0-9]*/*.ipynb"))
 STAGE_PATHS = sorted(ROOT.glob("nbs/stages/*.ipynb"))
 COURSE_PATHS = sorted(ROOT.glob("nbs/course/*.ipynb"))      # run in test_course
-PATHS = [*MODULE_PATHS, *STAGE_PATHS, *COURSE_PATHS, ROOT / "nbs/index.ipynb"]
+START = ROOT / "nbs/start.ipynb"
+PATHS = [*MODULE_PATHS, *STAGE_PATHS, *COURSE_PATHS, START, ROOT / "nbs/index.ipynb"]
 FLAGGED = [(p, flag) for p in MODULE_PATHS for flag in sorted(flags_of(read_notebook(p)))]
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -105,8 +106,17 @@ def test_broken_links_are_noticed():
 
 
 def test_all_notebooks_are_in_these_lists():
-    "Each lies in a chapter, among the stages, in the course, or is the index."
+    "Each lies in a chapter, among the stages, in the course, or is the start page or the index."
     assert {ROOT / path for path in tracked() if path.endswith(".ipynb")} == set(PATHS)
+
+
+def test_the_start_page_lists_every_notebook():
+    "By its title: JupyterLab opens with this page."
+    text = "".join(cell.source for cell in read_notebook(START).cells)
+    title = lambda path: next(re.match("# (.*)", cell.source) for cell in read_notebook(path).cells
+                              if cell.cell_type == "markdown" and cell.source.startswith("# ")).group(1)
+    expected = [f"[{title(path)}]({path.relative_to(START.parent)})" for path in PATHS[:-2]]
+    assert [link for link in expected if link not in text] == []
 
 
 def test_every_stage_has_a_notebook():

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import change_parameters, commit, copy_of_the_tree, environment, git, repro, run
+from conftest import TRAINING, change_parameters, commit, environment, git, repro, run, shrunken
 from filelock import FileLock
 
 RESULTS = "results/quick"
@@ -19,49 +19,13 @@ TRAIN = f"train@{NAME}"
 STAGES = [f"{stage}@{NAME}" for stage in ("train", "evaluate", "analyse")]
 LEARNED = [f"{RESULTS}/curves/{NAME}/plots/metrics/train/loss.tsv", f"{RESULTS}/models/{NAME}/model.safetensors",
            f"{RESULTS}/notebooks/train-{NAME}.ipynb"]
-TRAINING = dict(batch_identities=3, batch_tuples=2, steps=12, warmup_steps=2, validate_every=6, checkpoint_every=2)
-
-
-def shrink(value):
-    "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, twelve steps."
-    value |= {"main_variants": ["full"], "analysed_variants": ["full"]}
-    value["study"] = {"rows": ["full", "ddag"], "analysed_variants": ["full"], "compared_methods": ["full", "ddag"],
-                      "seeds": [1, 2]}
-    quick = value["profiles"]["quick"]
-    quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
-    quick["pack"] |= {"height": 96, "width": 32}
-    quick["model"]["branch_dim"] = 8
-    quick["train"] |= TRAINING
-    quick["evaluate"]["resamples"] = 100
-    quick["compute"] = {"threads": 1, "precision": "fp32"}
-
-
-def shrunken(root):
-    "The working tree without results, shrunken, as a git repository with one commit."
-    copy_of_the_tree(root, without=("results/", "dvc.lock", "study/dvc.lock"))
-    change_parameters(root, shrink)
-    commit(root, "shrunken")
-    return root
+REFERENCES = "references@rendered"
 
 
 def training(**changes): return lambda value: value["profiles"]["quick"]["train"].update(changes)
 
 
 def contents(root, paths): return {path: (root / path).read_bytes() for path in paths}
-
-
-REFERENCES = "references@rendered"
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    "One whole run in a copy of the tree, committed."
-    root = shrunken(tmp_path_factory.mktemp("first"))
-    ran = repro(root)
-    assert ran[:3] == ["prepare", "render", "pack@rendered"] and {*ran[3:-1]} == {REFERENCES, *STAGES}
-    assert ran[-1] == "report"
-    commit(root, "results")
-    return root
 
 
 def copied(root, target): return Path(shutil.copytree(root, target, symlinks=True))
@@ -71,6 +35,13 @@ def copied(root, target): return Path(shutil.copytree(root, target, symlinks=Tru
 def done(first, tmp_path):
     "A copy of that run, to be changed."
     return copied(first, tmp_path / "done")
+
+
+def test_the_order_of_the_stages(first_run):
+    "As DVC printed it: the data, then each run, then what is made from all."
+    ran = first_run[1]
+    assert ran[:3] == ["prepare", "render", "pack@rendered"] and {*ran[3:-1]} == {REFERENCES, *STAGES}
+    assert ran[-1] == "report"
 
 
 def test_the_table_of_metrics(first):

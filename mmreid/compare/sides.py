@@ -87,10 +87,12 @@ def kept_by_dvc(root, commit):
 def fetched(side, path, folder):
     "The tables of a folder of a commit that DVC keeps, copied into `folder`; `InputError` if they are not in its cache."
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
     try:
         files = kept_by_dvc(side.root, side.commit)
         for name in ("metrics.csv", "queries.npz"): files.get(f"{path}/{name}", f"{folder}/{name}")
-    except (DvcException, OSError) as error: raise InputError(f"{side.name}: no {path} in DVC's cache ({error})") from None
+    except (DvcException, DataIndexDirError, OSError) as error:
+        raise InputError(f"{side.name}: no {path} in DVC's cache ({error})") from None
     return folder
 
 # %% ../../nbs/9_how_it_runs/13_sides.ipynb #149968e3
