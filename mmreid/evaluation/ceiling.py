@@ -56,9 +56,11 @@ def query_maps(model, rows):
 def scores(model, cells, rows, maps, present, weights=None):
     """The average precision (Q,) of the queries of each of `cells`, in percent.
 
-    rows, maps, present: as of `query_maps`; weights: constant ones, by default the network's own."""
+    rows, maps, present: as of `query_maps`; weights: constant ones for queries, by default the network's own. The
+    gallery is embedded with the network's own in any case."""
+    width = model.gallery.shape[1]         # embeds the gallery, before other weights are in place
     def embedded():
-        e = np.full((len(model.packed.table), model.gallery.shape[1]), np.nan, np.float32)
+        e = np.full((len(model.packed.table), width), np.nan, np.float32)
         parts = zip(maps.split(256), present.split(256))
         e[rows] = torch.cat([model.network.head(own, whole(here)).e for own, here in parts]).cpu()
         return e
