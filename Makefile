@@ -27,7 +27,7 @@ setup:  ## make .venv from requirements.lock, unless it is there and neither the
 	  $(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
 	  cat requirements.lock pyproject.toml > .venv/installed; \
 	fi
-	@test -e .dvc/plots/offline.html || $(BIN)/python -m mmreid.compare.plots
+	@test ! -x $(BIN)/python -o ! -d .dvc -o -e .dvc/plots/offline.html || $(BIN)/python -m mmreid.compare.plots
 	@sh -c "$$GIT_DRIVERS" 2>/dev/null || true
 
 # How git merges and shows notebooks (.gitattributes), set in this clone only: nbdev merges cell by cell; nbdime shows

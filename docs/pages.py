@@ -111,7 +111,9 @@ def stage_list(root, stages, runs):
 def course_list(root, course):
     "The page of the course."
     entries = [str(Path(page).relative_to("nbs/course").with_suffix("")) for page in course]
-    return f"# Course\n\n{listed(root, 'nbs/course', course)}\n{toctree(entries)}"
+    sentence = ("Lessons with exercises that check themselves. Answers are left out here; `make course` writes the "
+                "notebooks in which students fill them in.")
+    return f"# Course\n\n{sentence}\n\n{listed(root, 'nbs/course', course)}\n{toctree(entries)}"
 
 
 def course_line(course):

@@ -20,7 +20,7 @@ WIDTH = 100
 NOTES = {"people": "people: the same test people are drawn for both sides",
          "intervals": "intervals: from the intervals of both sides, which is too wide; to compare people, "
                       "the evaluations must be in DVC's cache"}
-ONE_RUN = "An interval holds for these trained networks. Whether a method is better takes several trainings (make study)."
+ONE_RUN = "An interval holds for these trained networks. Whether a method is better takes several trainings."
 
 def headline_text(headlines):
     "The table of headline figures with one decimal, as text in every cell."
@@ -46,7 +46,7 @@ def as_text(comparison):
     "The lines of a `Comparison` for a terminal, at most `WIDTH` columns wide."
     a, b = comparison.a, comparison.b
     lines = [short(f"A: {a.name} ({a.folder})   B: {b.name} ({b.folder})", WIDTH)]
-    if comparison.empty: return [*lines, "nothing differs: parameters, figures, verdicts, tables and pictures are the same"]
+    if comparison.empty: return [*lines, "nothing differs: the same parameters, figures, verdicts, tables and pictures"]
     if len(comparison.parameters): lines += ["", "Parameters"]
     lines += [short(f"  {row.parameter}: {row.A} → {row.B}", WIDTH) for row in comparison.parameters.itertuples()]
     lines += ["", "Figures", *(f"  {line}" for line in other_changes(comparison.variants))]

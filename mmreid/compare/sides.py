@@ -51,7 +51,8 @@ class Side:
 
     def paths(self, pattern="*"):
         "The files in `folder` that git tracks or, in the workspace, does not ignore; by name from `folder` on."
-        words = ["ls-tree", "-r", "--name-only", self.commit] if self.commit else ["ls-files", "-co", "--exclude-standard"]
+        words = ["ls-files", "-co", "--exclude-standard"]
+        if self.commit: words = ["ls-tree", "-r", "--name-only", self.commit]
         listed = (git(self.root, *words, f"{self.folder}/") or b"").decode().splitlines()
         found = [Path(line).relative_to(self.folder) for line in listed]
         return sorted({str(p) for p in found if p.match(pattern)})
@@ -85,7 +86,7 @@ def kept_by_dvc(root, commit):
     return DVCFileSystem(str(root), rev=commit)
 
 def fetched(side, path, folder):
-    "The tables of a folder of a commit that DVC keeps, copied into `folder`; `InputError` if they are not in its cache."
+    "The tables in a folder of a commit, copied into `folder`; `InputError` if DVC's cache does not have them."
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
     try:

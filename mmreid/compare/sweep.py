@@ -14,8 +14,8 @@ import pandas as pd
 from ..core import InputError
 from .changes import HEADLINES
 from .sides import commit_of, read_side
+from ..evaluation.results import write_table
 from ..ranking.statistics import identity_bootstrap
-from ..report.figures import new_figure, save_figure
 
 # %% ../../nbs/9_how_it_runs/17_sweep.ipynb #e23a6170
 def experiment(name, value):
@@ -25,8 +25,9 @@ def experiment(name, value):
 def queue_words(name, key, value, variant, seeds, profile="quick", dataset="rendered"):
     "The words of `dvc exp run` that queue the experiment for one value."
     targets = [f"evaluate@{dataset}-{variant}-{seed}" for seed in seeds]
-    changes = [f"{key}={value}", f"main_variants=[{variant}]", f"analysed_variants=[{variant}]", f"datasets=[{dataset}]",
-               f"seeds=[{','.join(map(str, seeds))}]", f"profile={profile}", f"profiles.{profile}.evaluate.split=val"]
+    changes = [f"{key}={value}", f"main_variants=[{variant}]", f"analysed_variants=[{variant}]",
+               f"datasets=[{dataset}]", f"seeds=[{','.join(map(str, seeds))}]", f"profile={profile}",
+               f"profiles.{profile}.evaluate.split=val"]
     return ["exp", "run", "--queue", "--force", "--name", experiment(name, value),
             *(word for change in changes for word in ("--set-param", change)), *targets]
 
@@ -88,6 +89,7 @@ def sweep_curve(table, key, *, data, profile="", metric="mAP"):
     "Curves of one metric of a `SWEEP` table over the values of `key`, with intervals."
     title = f"{metric} over {key.removeprefix('variants.')}"
     note = f"validation people; 95 % intervals over people and {table.runs.iloc[0]} seeds"
+    from mmreid.report.figures import new_figure
     panels = dict(list(table[table.metric == metric].groupby("figure", sort=False)))
     figure = new_figure(2.6 * len(panels), 2.8, title, data, profile, note)
     for axis, (name, rows) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
@@ -99,6 +101,6 @@ def sweep_curve(table, key, *, data, profile="", metric="mAP"):
 
 def write_sweep(table, key, path, *, data, profile=""):
     "Write a `SWEEP` table and its curve as `path`.csv and `path`.png."
-    from mmreid.evaluation.results import write_table
+    from mmreid.report.figures import save_figure
     write_table(f"{path}.csv", table)
     save_figure(sweep_curve(table, key, data=data, profile=profile), f"{path}.png")

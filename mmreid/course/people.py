@@ -9,8 +9,6 @@ __all__ = ['PEOPLE', 'cache_folder', 'lesson_people', 'lesson_params']
 import os
 from pathlib import Path
 
-from filelock import FileLock
-
 import mmreid
 from ..config import Rendered
 from ..core import content_hash
@@ -30,6 +28,7 @@ def lesson_people(settings=PEOPLE, folder=None):
     """The `Packed` people of the lessons, in colour, infrared and depth; the first call renders them.
 
     settings: of `mmreid.config.Rendered`; `folder`: by default `cache_folder()`."""
+    from filelock import FileLock
     rendered = Rendered(**settings)
     folder = Path(folder or cache_folder(), f"people-{content_hash(settings)[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
