@@ -18,7 +18,7 @@ from ..methods.checkpoints import load_network, read_description
 from ..models.backbone import read_tensors
 
 # %% ../../nbs/5_training/16_shipped.ipynb #0c9e8a51
-SHIPPED = Path(str(files("mmreid.models").joinpath("assets/best-shared.safetensors")))
+SHIPPED = Path(str(files("mmreid.course").joinpath("assets/best-shared.safetensors")))     # no stage depends on it
 
 def ship(checkpoint, figures, out):
     """Copy a checkpoint to `out` in half precision, with its `figures` (name -> number) beside the weights.
