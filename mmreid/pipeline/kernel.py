@@ -6,7 +6,7 @@
 __all__ = ['die_with_parent', 'end_group_after', 'serve_kernel', 'kernel_manager', 'empty_profile', 'Busy', 'only_one']
 
 # %% ../../nbs/9_how_it_runs/06_kernel.ipynb #97baa6a6
-import ctypes, os, signal, sys, time
+import ctypes, os, signal, sys, tempfile, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,11 +43,19 @@ def kernel_manager():
     from jupyter_client.kernelspec import KernelSpec
 
     class StageKernel(AsyncKernelManager):
-        transport_encryption = "required"
+        transport = "ipc"
         serve = "from mmreid.pipeline.kernel import serve_kernel; serve_kernel()"
         kernel_spec = KernelSpec(argv=[sys.executable, "-c", serve, "-f", "{connection_file}"], language="python",
-                                 display_name="python3", metadata={"supported_encryption": "curve"},
-                                 env={"IPYTHONDIR": empty_profile(), "MATPLOTLIBRC": os.devnull})
+                                 display_name="python3", env={"IPYTHONDIR": empty_profile(), "MATPLOTLIBRC": os.devnull})
+
+        def _ip_default(self):      # the first part of the sockets' names; a socket's path has at most about 100 bytes
+            self.sockets = tempfile.TemporaryDirectory(prefix="mmreid-")
+            return f"{self.sockets.name}/kernel"
+
+        def cleanup_connection_file(self):
+            super().cleanup_connection_file()
+            if hasattr(self, "sockets"): self.sockets.cleanup()
+
     return StageKernel
 
 def empty_profile():
