@@ -46,7 +46,8 @@ def kernel_manager():
         transport = "ipc"
         serve = "from mmreid.pipeline.kernel import serve_kernel; serve_kernel()"
         kernel_spec = KernelSpec(argv=[sys.executable, "-c", serve, "-f", "{connection_file}"], language="python",
-                                 display_name="python3", env={"IPYTHONDIR": empty_profile(), "MATPLOTLIBRC": os.devnull})
+                                 display_name="python3",
+                                 env={"IPYTHONDIR": empty_profile(), "MATPLOTLIBRC": os.devnull})
 
         def _ip_default(self):      # the first part of the sockets' names; a socket's path has at most about 100 bytes
             self.sockets = tempfile.TemporaryDirectory(prefix="mmreid-")
