@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import InputError, atomic_path
+from ..pipeline.kernel import kernel_manager
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #d09c8e75
 def lessons(folder):
@@ -32,6 +33,7 @@ def grading(masters):
         config.CourseDirectory.root = root
         config.Exchange.course_id = "mmreid"
         config.ExecutePreprocessor.timeout = 600
+        config.ExecutePreprocessor.kernel_manager_class = kernel_manager()
         nbgrader = NbGraderAPI(config=config)
         nbgrader.log.setLevel(logging.CRITICAL)
         for lesson, path in masters.items():

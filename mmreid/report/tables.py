@@ -6,6 +6,7 @@
 __all__ = ['METRIC_LABELS', 'one_row_each', 'results_table', 'markdown_table', 'save_table', 'paper_and_measured']
 
 # %% ../../nbs/7_claims/02_tables.ipynb #fa7a0729
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -48,7 +49,8 @@ def markdown_table(table):
     "A table as Markdown text, its index as the first columns."
     rows = table.reset_index()
     line = lambda cells: "| " + " | ".join(str(c) for c in cells) + " |"
-    aligned = ["---"] * (rows.shape[1] - table.shape[1]) + ["---:"] * table.shape[1]
+    figures = lambda column: all(re.match(r"[-+−<]?\d", str(cell)) for cell in table[column] if str(cell))
+    aligned = ["---"] * table.index.nlevels + ["---:" if figures(column) else "---" for column in table]
     return "\n".join([line(rows.columns), line(aligned), *(line(row) for row in rows.to_numpy())])
 
 def save_table(folder, name, table):
