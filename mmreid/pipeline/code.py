@@ -31,6 +31,7 @@ def plain_code(source):
     return ast.unparse(tree)
 
 # %% ../../nbs/9_how_it_runs/03_code.ipynb #8b3c7dc9
+@lru_cache(maxsize=None)
 def module_file(name, root):
     "The file of module `name` below `root`, or None: `mmreid.core` is `mmreid/core.py`."
     path = Path(root, *name.split("."))
