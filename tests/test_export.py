@@ -27,7 +27,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def runs(exported):
-    "(PyTorch, the exported files): functions from images and `present` to embeddings; PyTorch by the library's own way."
+    "(PyTorch, [the exported files]): functions from images and `present` to embeddings."
     network, statistics = shipped_network()
     transform = ImageTransform(network.modalities, statistics, network.model.normalisation)
     @torch.inference_mode()
@@ -98,12 +98,14 @@ def refused(capsys, folder, *words):
 
 
 def test_a_checkpoint_that_is_not_there(capsys, tmp_path):
-    assert "none.safetensors: no such file" in refused(capsys, tmp_path, "--checkpoint", str(tmp_path / "none.safetensors"))
+    path = tmp_path / "none.safetensors"
+    assert f"{path}: no such file" in refused(capsys, tmp_path, "--checkpoint", str(path))
 
 
 def test_a_file_that_is_no_checkpoint(capsys, tmp_path):
-    (tmp_path / "some.safetensors").write_text("some text")
-    assert "some.safetensors: not a" in refused(capsys, tmp_path, "--checkpoint", str(tmp_path / "some.safetensors"))
+    path = tmp_path / "some.safetensors"
+    path.write_text("some text")
+    assert f"{path}: not a" in refused(capsys, tmp_path, "--checkpoint", str(path))
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])

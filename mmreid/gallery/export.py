@@ -7,7 +7,7 @@ __all__ = ['USE', 'EXTRA', 'WRITERS', 'TOLERANCE', 'EveryImage', 'Line', 'withou
            'examples', 'traced', 'output_width', 'description', 'check_extra', 'logical', 'write_onnx', 'write_package',
            'opened', 'in_pytorch', 'cases', 'check_export', 'export']
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #5726f57e
+# %% ../../nbs/8_real_datasets/10_export.ipynb #fd7fcc2b
 import copy, json
 from importlib.util import find_spec
 from itertools import pairwise
@@ -27,7 +27,7 @@ from ..models.backbone import Backbone
 from ..models.network import Network, Passes
 from ..training.shipped import SHIPPED
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #b10b72ad
+# %% ../../nbs/8_real_datasets/10_export.ipynb #c3b1af48
 class EveryImage(nn.Module):
     "A `Backbone` that computes every image; its maps are 0 where an image is absent."
     def __init__(self, backbone):
@@ -49,7 +49,7 @@ class Line(nn.Module):
 
     def forward(self, x): return (x - self.mean) * self.scale
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #cb53ff43
+# %% ../../nbs/8_real_datasets/10_export.ipynb #83ea5451
 def without_norms(parent):
     "Replace the normalisations among the children of a module in evaluation mode, in place."
     children = list(parent.named_children())
@@ -67,7 +67,7 @@ def without_branches(network):
     for parent in list(twin.modules()): without_norms(parent)
     return twin
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #0a620be5
+# %% ../../nbs/8_real_datasets/10_export.ipynb #0e3a97f3
 class Embedder(nn.Module):
     "A network and the normalisation of its input; `statistics` as `load_network` returns them."
     def __init__(self, network, statistics):
@@ -80,13 +80,13 @@ class Embedder(nn.Module):
         passes = Passes(torch.arange(present.shape[0], device=present.device), present)
         return self.network(self.transform(images.movedim(-1, 2)), present, passes).e
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #0f03fb60
+# %% ../../nbs/8_real_datasets/10_export.ipynb #d3389fed
 def examples(network, size, batch, seed=0):
     "Random images (B, M, H, W, 3) uint8 of `size` (H, W)."
     random, M = np.random.default_rng(seed), len(network.modalities)
     return random.integers(0, 256, (batch, M, *size, 3), dtype=np.uint8)
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #1b8a9523
+# %% ../../nbs/8_real_datasets/10_export.ipynb #78f9d1a4
 def traced(network, statistics, size):
     """The `ExportedProgram` of a network for images of `size` (height, width) and batches of any size.
 
@@ -106,13 +106,14 @@ def traced(network, statistics, size):
             node.meta.pop("stack_trace", None)
     return program
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #332f65d2
+# %% ../../nbs/8_real_datasets/10_export.ipynb #5e61949c
 def output_width(program):
     "D of the embeddings of a traced network."
     return program.graph.output_node().args[0][0].meta["val"].shape[1]
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #5a03afc6
-USE = "Research, teaching and tests of software. Never to identify or follow people without their consent and a legal basis."
+# %% ../../nbs/8_real_datasets/10_export.ipynb #8df24dc9
+USE = ("Research, teaching and tests of software. Never to identify or follow people without their consent and a legal "
+       "basis, never for surveillance.")
 
 def description(checkpoint, network, size, width):
     "What is written into a file: {name: text}; `width`: D of an embedding."
@@ -126,7 +127,7 @@ def description(checkpoint, network, size, width):
             "made_by": f"mmreid {mmreid.__version__}, Apache-2.0", "use": USE,
             **({"trained_on": "rendered people only"} if Path(checkpoint).resolve() == SHIPPED.resolve() else {})}
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #e7a58ede
+# %% ../../nbs/8_real_datasets/10_export.ipynb #f9bc01bc
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
 def check_extra():
@@ -143,8 +144,8 @@ def logical(program):
 
 def write_onnx(program, path, texts):
     "Write a traced network as an ONNX file with `texts` (name -> text) as its metadata."
-    graph = torch.onnx.export(logical(program), input_names=["images", "present"], output_names=["embedding"], dynamo=True,
-                              verbose=False)
+    names = {"input_names": ["images", "present"], "output_names": ["embedding"]}
+    graph = torch.onnx.export(logical(program), dynamo=True, verbose=False, **names)
     for node in graph.model.graph: node.metadata_props.clear()      # names of files on this machine
     for value in (*graph.model.graph.inputs, *graph.model.graph.outputs): value.shape[0] = "batch"
     graph.model.metadata_props.update(texts)
@@ -156,7 +157,7 @@ def write_package(program, path, texts):
 
 WRITERS = {"onnx": write_onnx, "pt2": write_package}
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #0c2d21bb
+# %% ../../nbs/8_real_datasets/10_export.ipynb #19e51e0c
 def opened(path, threads=None):
     """An exported file as a function: images (B, M, H, W, 3) uint8, `present` (B, M) bool -> e (B, D), all NumPy.
 
@@ -177,7 +178,7 @@ def in_pytorch(network, statistics):
     def run(images, present): return embedder(torch.from_numpy(images), torch.from_numpy(present)).numpy()
     return run
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #c45667b1
+# %% ../../nbs/8_real_datasets/10_export.ipynb #bf3c2da0
 TOLERANCE = 1e-4
 
 def cases(modalities, batches):
@@ -203,7 +204,7 @@ def check_export(path, network, statistics, size, batches=(1, 5)):
         largest = max(largest, float(difference))
     return largest
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #585162bb
+# %% ../../nbs/8_real_datasets/10_export.ipynb #d714cafb
 def export(checkpoint=SHIPPED, out="build/export", formats=tuple(WRITERS), size=(96, 48)):
     """Write a checkpoint for other programs below the folder `out`; [{file, megabytes, difference}].
 
