@@ -81,8 +81,8 @@ person, {images} images of {height} × {width} pixels. A row of `samples.csv` li
 **How are people divided?** No person is in two splits. Settings are chosen on validation people only.
 
 **Whom does it show?** Nobody. Bodies are one parametric mesh whose parameters are drawn at random; the base mesh is in
-the public domain (CC0). Skin, of three tones, by people: {skin}. Distributions of bodies, clothes and habits were
-invented, and are those of no population. There are no children, and nobody uses a wheelchair.
+the public domain (CC0). Distributions of bodies, clothes and habits were invented, and are those of no population.
+People by tone of skin: {skin}. There are no children, and nobody uses a wheelchair.
 
 **How was it made?** By `mmreid.data.rendered` from the seed {seed}: ray casting of dressed bodies, then a model of each
 sensor ({infrared} infrared). Nobody was recorded, asked or paid, so there was no consent to ask for.
