@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['USE', 'EXTRA', 'WRITERS', 'TOLERANCE', 'EveryImage', 'Line', 'without_norms', 'without_branches', 'Embedder',
-           'examples', 'traced', 'output_width', 'description', 'check_extra', 'logical', 'write_onnx', 'write_package',
-           'opened', 'in_pytorch', 'cases', 'check_export', 'export']
+           'examples', 'quiet', 'nodes', 'traced', 'output_width', 'description', 'check_extra', 'logical',
+           'write_onnx', 'write_package', 'opened', 'in_pytorch', 'cases', 'check_export', 'export']
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #fd7fcc2b
-import copy, json
+# %% ../../nbs/8_real_datasets/10_export.ipynb #d4ab0c15
+import copy, json, logging, re
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..models.backbone import Backbone
 from ..models.network import Network, Passes
 from ..training.shipped import SHIPPED
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #c3b1af48
+# %% ../../nbs/8_real_datasets/10_export.ipynb #f081c760
 class EveryImage(nn.Module):
     "A `Backbone` that computes every image; its maps are 0 where an image is absent."
     def __init__(self, backbone):
@@ -49,7 +50,7 @@ class Line(nn.Module):
 
     def forward(self, x): return (x - self.mean) * self.scale
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #83ea5451
+# %% ../../nbs/8_real_datasets/10_export.ipynb #d3e8613c
 def without_norms(parent):
     "Replace the normalisations among the children of a module in evaluation mode, in place."
     children = list(parent.named_children())
@@ -67,7 +68,7 @@ def without_branches(network):
     for parent in list(twin.modules()): without_norms(parent)
     return twin
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #0e3a97f3
+# %% ../../nbs/8_real_datasets/10_export.ipynb #f97c88cb
 class Embedder(nn.Module):
     "A network and the normalisation of its input; `statistics` as `load_network` returns them."
     def __init__(self, network, statistics):
@@ -80,13 +81,25 @@ class Embedder(nn.Module):
         passes = Passes(torch.arange(present.shape[0], device=present.device), present)
         return self.network(self.transform(images.movedim(-1, 2)), present, passes).e
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #d3389fed
+# %% ../../nbs/8_real_datasets/10_export.ipynb #bba9f678
 def examples(network, size, batch, seed=0):
     "Random images (B, M, H, W, 3) uint8 of `size` (H, W)."
     random, M = np.random.default_rng(seed), len(network.modalities)
     return random.integers(0, 256, (batch, M, *size, 3), dtype=np.uint8)
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #78f9d1a4
+# %% ../../nbs/8_real_datasets/10_export.ipynb #0fc6247c
+@contextmanager
+def quiet():
+    "Without PyTorch's notes on what it traces and loads."
+    logging.disable(logging.ERROR)
+    try: yield
+    finally: logging.disable(logging.NOTSET)
+
+def nodes(program):
+    "The steps of a traced network, also those inside its parts."
+    for part in program.graph_module.modules():
+        if hasattr(part, "graph"): yield from part.graph.nodes
+
 def traced(network, statistics, size):
     """The `ExportedProgram` of a network for images of `size` (height, width) and batches of any size.
 
@@ -95,23 +108,20 @@ def traced(network, statistics, size):
     batch = {0: torch.export.Dim("batch", min=1)}
     embedder = Embedder(without_branches(network), statistics).eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             program = torch.export.export(embedder, inputs, dynamic_shapes=(batch, batch), strict=True)
     except Exception as error:     # the tracer has many errors and no common base
-        name = network.variant.method.name
-        raise InputError(f"method {name!r} cannot be exported: its steps depend on which images are present "
-                         f"({type(error).__name__})") from None
-    for graph in program.graph_module.modules():
-        for node in graph.graph.nodes if hasattr(graph, "graph") else ():
-            node.meta.pop("stack_trace", None)
+        raise InputError(f"method {network.variant.method.name!r} cannot be exported: torch.export cannot follow its "
+                         f"steps, such as a choice by which images are present ({type(error).__name__})") from None
+    for node in nodes(program): node.meta.pop("stack_trace", None)
     return program
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #5e61949c
+# %% ../../nbs/8_real_datasets/10_export.ipynb #0b4b785c
 def output_width(program):
     "D of the embeddings of a traced network."
     return program.graph.output_node().args[0][0].meta["val"].shape[1]
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #8df24dc9
+# %% ../../nbs/8_real_datasets/10_export.ipynb #853525ed
 USE = ("Research, teaching and tests of software. Never to identify or follow people without their consent and a legal "
        "basis, never for surveillance.")
 
@@ -127,7 +137,7 @@ def description(checkpoint, network, size, width):
             "made_by": f"mmreid {mmreid.__version__}, Apache-2.0", "use": USE,
             **({"trained_on": "rendered people only"} if Path(checkpoint).resolve() == SHIPPED.resolve() else {})}
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #f9bc01bc
+# %% ../../nbs/8_real_datasets/10_export.ipynb #1811045b
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 
 def check_extra():
@@ -138,14 +148,20 @@ def check_extra():
 def logical(program):
     "A traced network that chooses between truth values by logic: ONNX Runtime has no `Where` for them."
     where = torch.ops.aten.where.self
-    if not any(n.target is where and n.meta["val"].dtype is torch.bool for n in program.graph.nodes): return program
+    if not any(n.target is where and n.meta["val"].dtype is torch.bool for n in nodes(program)): return program
     choose = lambda c, a, b: c & a | ~c & b if a.dtype is torch.bool else NotImplemented
     return program.run_decompositions({where: choose})
 
 def write_onnx(program, path, texts):
-    "Write a traced network as an ONNX file with `texts` (name -> text) as its metadata."
+    """Write a traced network as an ONNX file with `texts` (name -> text) as its metadata.
+
+    `InputError` names a step that ONNX lacks."""
     names = {"input_names": ["images", "present"], "output_names": ["embedding"]}
-    graph = torch.onnx.export(logical(program), dynamo=True, verbose=False, **names)
+    try: graph = torch.onnx.export(logical(program), dynamo=True, verbose=False, **names)
+    except torch.onnx.errors.OnnxExporterError as error:
+        step = re.search(r"torch\.ops\.(aten\.[\w.]+)", str(error))
+        raise InputError(f"{Path(path).name}: ONNX lacks the step {step.group(1) if step else error} of this method; "
+                         "export it as pt2") from None
     for node in graph.model.graph: node.metadata_props.clear()      # names of files on this machine
     for value in (*graph.model.graph.inputs, *graph.model.graph.outputs): value.shape[0] = "batch"
     graph.model.metadata_props.update(texts)
@@ -157,13 +173,13 @@ def write_package(program, path, texts):
 
 WRITERS = {"onnx": write_onnx, "pt2": write_package}
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #19e51e0c
+# %% ../../nbs/8_real_datasets/10_export.ipynb #ddf78871
 def opened(path, threads=None):
     """An exported file as a function: images (B, M, H, W, 3) uint8, `present` (B, M) bool -> e (B, D), all NumPy.
 
     `threads`: of ONNX Runtime, by default as many as PyTorch has."""
     if Path(path).suffix == ".pt2":
-        program = torch.export.load(path).module()
+        with quiet(): program = torch.export.load(path).module()
         return lambda images, present: program(torch.from_numpy(images), torch.from_numpy(present)).detach().numpy()
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -178,7 +194,7 @@ def in_pytorch(network, statistics):
     def run(images, present): return embedder(torch.from_numpy(images), torch.from_numpy(present)).numpy()
     return run
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #bf3c2da0
+# %% ../../nbs/8_real_datasets/10_export.ipynb #7c50f040
 TOLERANCE = 1e-4
 
 def cases(modalities, batches):
@@ -204,7 +220,7 @@ def check_export(path, network, statistics, size, batches=(1, 5)):
         largest = max(largest, float(difference))
     return largest
 
-# %% ../../nbs/8_real_datasets/10_export.ipynb #d714cafb
+# %% ../../nbs/8_real_datasets/10_export.ipynb #83d7d9f9
 def export(checkpoint=SHIPPED, out="build/export", formats=tuple(WRITERS), size=(96, 48)):
     """Write a checkpoint for other programs below the folder `out`; [{file, megabytes, difference}].
 
