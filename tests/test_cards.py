@@ -44,7 +44,7 @@ def test_another_table_is_noticed(people, tmp_path):
     described = read_json(people / "croissant.json")
     (tmp_path / "samples.csv").write_text((people / "samples.csv").read_text().replace("hall", "gate"))
     write_json(tmp_path / "croissant.json", described)
-    with pytest.raises(Exception, match="Hash"): rows(tmp_path / "croissant.json", 1)
+    with pytest.raises(croissant_library().GenerationError, match="samples.csv"): rows(tmp_path / "croissant.json", 1)
 
 
 def test_the_description_in_the_repository_is_valid():

@@ -8,8 +8,8 @@ __all__ = ['USE', 'EXTRA', 'WRITERS', 'TOLERANCE', 'EveryImage', 'Line', 'withou
            'write_onnx', 'write_package', 'opened', 'in_pytorch', 'cases', 'check_export', 'export']
 
 # %% ../../nbs/8_real_datasets/10_export.ipynb #d4ab0c15
-import copy, json, logging, re
-from contextlib import contextmanager
+import copy, io, json, logging, re
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -92,7 +92,8 @@ def examples(network, size, batch, seed=0):
 def quiet():
     "Without PyTorch's notes on what it traces and loads."
     logging.disable(logging.ERROR)
-    try: yield
+    try:
+        with redirect_stderr(io.StringIO()): yield
     finally: logging.disable(logging.NOTSET)
 
 def nodes(program):
