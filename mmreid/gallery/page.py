@@ -69,7 +69,7 @@ STYLE = """<style>
 .demo p, .demo h3 { line-height: 1.4; margin: 6px 0; white-space: normal; }
 </style>"""
 
-# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #d7a107b2
+# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #c6ed42e6
 class Page:
     "The widgets of a search in a `Gallery`; `box` holds them all. `data`: label of the people."
     def __init__(self, gallery, data="rendered", length=6):
@@ -111,6 +111,7 @@ class Page:
         own = self.gallery.people.table[self.gallery.people.table.identity == self.person.value]
         name = lambda n, row: f"{n}: {row.camera}, {row.scenario}".replace("_", " ")
         self.scene.options = [(name(n, row), int(row.Index)) for n, row in enumerate(own.itertuples(), 1)]
+        self.scene.value = int(own.index[0])
 
     def go_to(self, row):
         "Search with a row of the people's table."

@@ -13,7 +13,7 @@ from pathlib import Path
 import mmreid
 from ..core import InputError
 
-# %% ../../nbs/8_real_datasets/13_demo_server.ipynb #f3e6255f
+# %% ../../nbs/8_real_datasets/13_demo_server.ipynb #03bcd7a7
 JUPYTER = str(files("mmreid.gallery").joinpath("jupyter"))      # the template is below it
 NOWHERE = "; ".join(["default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "frame-ancestors 'self'",
                      "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "font-src 'self' data:",
@@ -33,7 +33,8 @@ def server_settings(port):
             "VoilaConfiguration": {"template": "local", "allow_template_override": "NO", "allow_theme_override": "NO",
                                    "extension_allowlist": ["@voila-dashboards/widgets-manager8",
                                                            "@jupyter-widgets/jupyterlab-manager"]},
-            "ZMQChannelsWebsocketConnection": {"limit_rate": False}}
+            "ZMQChannelsWebsocketConnection": {"limit_rate": False},       # pictures are large
+            "KernelManager": {"transport": "ipc"}}      # files that only this user can open, in place of ports
 
 def refuse_taken(port):
     "`InputError` if something listens on the port already."
