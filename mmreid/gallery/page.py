@@ -19,7 +19,7 @@ from .demo import (LEGEND, MARKS, Gallery, Query, heading, own_image, query_colu
 from ..report.figures import MODALITY_STYLES, data_label, style_of
 from ..report.figures_ranking import tuple_image
 
-# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #e601999c
+# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #04fe7b53
 def picture(image, words, css):
     "An <img> of an image (H, W, 3) uint8, which it contains, with its words and the name of its style."
     buffer = io.BytesIO()
@@ -35,7 +35,7 @@ def query_html(found, modalities, alike):
         if image is not None: parts.append(picture(image, f"query, {modality}, {state}", "used" if A else "unused"))
         if A is not None:
             colour = style_of(modality, MODALITY_STYLES).colour
-            parts += [picture(mapped, f"map of {modality}", "map"), f"weight {A:.2f}",
+            parts += ["map", picture(mapped, f"map of {modality}", "map"), f"weight {A:.2f}",
                       f'<div class="scale"><div style="width: {100 * A:.0f}%; background: {colour}"></div></div>']
         columns.append(f"<div>{'<br>'.join(parts)}</div>")
     note = "<p>The weights are fixed: this network weighs the images that it has alike.</p>" if alike else ""
@@ -53,12 +53,12 @@ def fault_html(error):
     "The sentence of an error, for the page."
     return f'<p role="alert" class="fault">{html.escape(str(error))}</p>'
 
-# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #564e5888
+# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #55554ef7
 STYLE = """<style>
 .demo img { image-rendering: pixelated; max-width: 100%; height: auto; box-sizing: border-box; }
 .demo .columns { display: flex; gap: 12px; text-align: center; line-height: 1.4; }
 .demo .columns > div { flex: 1; }
-.demo .columns img { width: 100%; max-width: 120px; margin-top: 4px; }
+.demo .columns img { width: 100%; max-width: 110px; margin-top: 2px; }
 .demo .used { border: 3px solid black; } .demo .unused, .demo .map { border: 3px solid transparent; }
 .demo .scale { height: 10px; margin-top: 4px; border: 1px solid #999; } .demo .scale div { height: 100%; }
 .demo .rank { text-align: center; line-height: 1.5; } .demo .rank img { width: 100%; }
@@ -69,7 +69,7 @@ STYLE = """<style>
 .demo p, .demo h3 { line-height: 1.4; margin: 6px 0; white-space: normal; }
 </style>"""
 
-# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #c6ed42e6
+# %% ../../nbs/8_real_datasets/12_demo_page.ipynb #95d8098d
 class Page:
     "The widgets of a search in a `Gallery`; `box` holds them all. `data`: label of the people."
     def __init__(self, gallery, data="rendered", length=6):
@@ -86,9 +86,10 @@ class Page:
         self.cards = [w.HTML() for _ in range(length)]
         self.next = [w.Button(description="Search with this image", layout=w.Layout(width="98%")) for _ in self.cards]
         row = lambda parts, **how: w.Box(parts, layout=w.Layout(flex_flow="row wrap", **how))
-        ranks = [w.VBox(pair, layout=w.Layout(width="46%", max_width="240px", margin="0 2% 12px 0"))
-                 for pair in zip(self.cards, self.next)]
-        self.shown = row([self.query, row(ranks, flex="1 1 300px")], grid_gap="24px")
+        grid = w.Layout(flex="1 1 300px", max_width="640px", grid_gap="12px", align_content="flex-start",
+                        grid_template_columns="repeat(auto-fill, minmax(150px, 1fr))")
+        ranks = w.GridBox([w.VBox(pair) for pair in zip(self.cards, self.next)], layout=grid)
+        self.shown = row([self.query, ranks], grid_gap="24px")
         own = row([*self.files.values(), self.back], align_items="center")
         self.marks = w.HTML(f"<p>{MARKS}{LEGEND} People: {data_label(data)}.</p>", layout=auto)
         choice = row([w.HTML("Used:"), *self.used.values()], grid_gap="16px", align_items="center")
