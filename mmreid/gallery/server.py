@@ -13,7 +13,7 @@ from pathlib import Path
 import mmreid
 from ..core import InputError
 
-# %% ../../nbs/8_real_datasets/13_demo_server.ipynb #03bcd7a7
+# %% ../../nbs/8_real_datasets/13_demo_server.ipynb #c4459543
 JUPYTER = str(files("mmreid.gallery").joinpath("jupyter"))      # the template is below it
 NOWHERE = "; ".join(["default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "frame-ancestors 'self'",
                      "style-src 'self' 'unsafe-inline'", "img-src 'self' data: blob:", "font-src 'self' data:",
@@ -40,7 +40,8 @@ def refuse_taken(port):
     "`InputError` if something listens on the port already."
     try: socket.create_server(("localhost", port)).close()
     except OSError as error:
-        raise InputError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from None
+        reason = os.strerror(error.errno)
+        raise InputError(f"port {port} cannot be used ({reason}); choose another with --port") from None
 
 DEMO = Path(mmreid.__file__).parents[1] / "nbs/demo.ipynb"
 
