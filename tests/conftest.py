@@ -25,6 +25,7 @@ def pytest_addoption(parser):
 
 PIPELINE = "tests/test_pipeline.py"
 TOGETHER = {"tests/test_site.py": "tests/test_site.py", PIPELINE: PIPELINE, "tests/test_compare.py": PIPELINE,
+            "tests/test_demo.py": "tests/test_demo.py",
             "tests/test_training_interruption.py": "tests/test_training_interruption.py",
             "tests/test_real_pipeline.py": "tests/test_real_pipeline.py"}      # {file: the group that it belongs to}
 COURSE = "tests/test_course.py"

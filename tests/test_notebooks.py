@@ -17,8 +17,9 @@ from mmreid.pipeline.stages import STAGES
 MODULE_PATHS = sorted(ROOT.glob("nbs/[0-9]*/*.ipynb"))
 STAGE_PATHS = sorted(ROOT.glob("nbs/stages/*.ipynb"))
 COURSE_PATHS = sorted(ROOT.glob("nbs/course/*.ipynb"))      # run in test_course
+DEMO = ROOT / "nbs/demo.ipynb"      # runs in test_demo
 START = ROOT / "nbs/start.ipynb"
-PATHS = [*MODULE_PATHS, *STAGE_PATHS, *COURSE_PATHS, START, ROOT / "nbs/index.ipynb"]
+PATHS = [*MODULE_PATHS, *STAGE_PATHS, *COURSE_PATHS, DEMO, START, ROOT / "nbs/index.ipynb"]
 FLAGGED = [(p, flag) for p in MODULE_PATHS for flag in sorted(flags_of(read_notebook(p)))]
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 LINK = re.compile(r"\]\(([^)#\s]+)")
@@ -106,7 +107,7 @@ def test_broken_links_are_noticed():
 
 
 def test_all_notebooks_are_in_these_lists():
-    "Each lies in a chapter, among the stages, in the course, or is the start page or the index."
+    "Each lies in a chapter, among the stages, in the course, or is the demo, the start page or the index."
     assert {ROOT / path for path in tracked() if path.endswith(".ipynb")} == set(PATHS)
 
 
