@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'WEIGHTS', 'Queries', 'Gallery', 'open_gallery', 'embed_dataset', 'embed_images']
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #ccc909f7
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #865827ba
 import json, os, tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from ..models.network import joined, whole
 from ..ranking.protocols import present_in
 from ..training.embedder import load_embedder
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #5e36b21c
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #9219a7e8
 @dataclass(frozen=True)
 class Queries:
     "Q embeddings of one subset of modalities, and what is known of each query."
@@ -40,7 +40,7 @@ class Queries:
     weights: np.ndarray | None = None     # (Q, M) in the order of `subset`
     known: pd.DataFrame | None = None     # row, identity, camera, … of each, for items of a gallery
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #357bcdc0
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #89e5934c
 ROWS, WEIGHTS = " rows", "modal weights"     # the tensors `rgb+ir rows` and `modal weights`
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Gallery:
                        lambda name, positions: self.source.images(name, rows[positions]),
                        self.weights[rows][:, columns] if complete else None, known)
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #a351a250
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #636425c0
 def _read(folder):
     "What the header of the embeddings in `folder` holds; `InputError` if there are none."
     path = Path(folder, "embeddings.safetensors")
@@ -119,7 +119,7 @@ def open_gallery(folder):
     if len(table) != made["items"]: raise InputError(f"{path}: {len(table)} items, but {made['items']} were embedded")
     return Gallery(folder, made, table)
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #6eff22dd
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #276dfad9
 def _described(source, embedder, out):
     "What the header of the embeddings of `source` holds; `InputError` for a modality that the network does not know."
     data, (dimension, weighted) = source.data, embedder.shape
@@ -134,7 +134,7 @@ def _described(source, embedder, out):
             "modalities": [m for m in embedder.modalities if m in data.modalities],
             "dimension": dimension, "weights": weighted}
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #2217732b
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #5c3eb8b1
 def _fill(arrays, chosen, source, embedder, batch_size):
     "Embed all items of `source` and write them into `arrays`, for each of the subsets `chosen`."
     masks = torch.tensor([[m in s for m in embedder.modalities] for s in chosen], device=embedder.device)
@@ -153,7 +153,7 @@ def _fill(arrays, chosen, source, embedder, batch_size):
         most = (every.mask == present[every.owner]).all(1).cpu().numpy()     # the pass with all that its item has
         arrays[WEIGHTS][positions[every.owner.cpu().numpy()[most]]] = A[most][:, own]
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #7a06e9ce
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #5c2b2628
 def _write(folder, made, source, embedder, batch_size):
     "Write the embeddings and the table of `source` into `folder`."
     modalities, table = made["modalities"], source.table[[*KEYS, *made["modalities"]]]
@@ -190,7 +190,7 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
         _write(temporary, made, images, embedder, batch_size)
     return open_gallery(out)
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #de93b74b
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #9b5a5250
 def embed_images(images, embedder=None):
     """One query of {modality: path or PIL image} as `Queries`; `embedder`: by default the network that ships.
 
@@ -198,8 +198,8 @@ def embed_images(images, embedder=None):
     embedder = embedder or load_embedder()
     unknown = [m for m in images if m not in embedder.modalities]
     if unknown or not images:
-        raise InputError(f"query: {unknown[0]!r} is none of" if unknown else "query: no image; name some of",
-                         ", ".join(embedder.modalities))
+        fault = f"{unknown[0]!r} is none of" if unknown else "no image of"
+        raise InputError(f"query: {fault} {', '.join(embedder.modalities)}")
     own = [m for m in embedder.modalities if m in images]
     pixels = {m: _decoded(images[m], embedder.channels[m], embedder.size) for m in own}
     stack = torch.zeros(1, len(embedder.modalities), 3, *embedder.size, dtype=torch.uint8)
