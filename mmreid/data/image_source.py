@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ImageSource', 'image_source']
 
-# %% ../../nbs/2_data/14_image_source.ipynb #508083e0
+# %% ../../nbs/2_data/14_image_source.ipynb #1b7860da
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..core import InputError, content_hash, file_hash, progress
 from .packed import Packed, decode, open_packed
 from .samples import Dataset, read_dataset
 
-# %% ../../nbs/2_data/14_image_source.ipynb #59c01262
+# %% ../../nbs/2_data/14_image_source.ipynb #606da4e9
 @dataclass(frozen=True)
 class ImageSource:
     "The images of a dataset, by the position of an item in its `table`."
@@ -36,7 +36,8 @@ class ImageSource:
         path, folder = self.table[name].iloc[position], self.data.folder
         try: return decode(folder / path, self.data.info.modalities[name].channels, self.size)
         except InputError as error:
-            raise InputError(f"{folder}/samples.csv line {self.table.index[position] + 2}, {name}: {error}") from None
+            line = self.table.index[position] + 2
+            raise InputError(f"{folder}/samples.csv line {line}, {name}: {error}") from None
 
     def batch(self, positions, modalities):
         "Images (B, M, 3, H, W) uint8 and `present` (B, M) bool for a network of `modalities`; absent images are 0."
@@ -54,21 +55,23 @@ class ImageSource:
         if isinstance(self.data, Packed): return content_hash([self.data.hash, self.split])
         paths = [self.data.folder / path for m in self.data.modalities for path in self.table[m] if path]
         try: files = [file_hash(path) for path in progress(paths, desc="reading")]
-        except OSError as error: raise InputError(f"{error.filename}: image cannot be read ({error.strerror})") from None
+        except OSError as error:
+            raise InputError(f"{error.filename}: image cannot be read ({error.strerror})") from None
         return content_hash([self.data.info.model_dump(), self.table.to_csv(), files])
 
-# %% ../../nbs/2_data/14_image_source.ipynb #873c6015
+# %% ../../nbs/2_data/14_image_source.ipynb #4048e59b
 def image_source(data, size, split=None):
     """The `ImageSource` of a `Dataset` or a `Packed`, or of the folder of one of these.
 
     size: (height, width) of its images; `split`: only this one. `InputError` for a folder of something else, for one
     that was packed at another size, and for a split without an item."""
-    if isinstance(data, str | Path): data = (open_packed if (Path(data) / "packed.json").exists() else read_dataset)(data)
+    if isinstance(data, str | Path):
+        data = (open_packed if Path(data, "packed.json").exists() else read_dataset)(data)
     if not isinstance(data, Packed):
         if split: data = replace(data, table=data.table[data.table.split == split])
-        if not len(data.table): raise InputError(f"{data.folder}: no item" + (f" in the split {split!r}" if split else ""))
+        if not len(data.table): raise InputError(f"{data.folder}: no item" + f" in the split {split!r}" * bool(split))
         return ImageSource(data, tuple(size), split)
     if data.size != tuple(size):
-        raise InputError(f"{data.folder}: packed at {data.size[0]}x{data.size[1]}, but images of {size[0]}x{size[1]} are "
-                         "needed; name the folder of the images themselves")
+        raise InputError(f"{data.folder}: packed at {data.size[0]}x{data.size[1]}, but images of {size[0]}x{size[1]} "
+                         "are needed; name the folder of the images themselves")
     return ImageSource(data.only(split) if split else data, data.size, split)

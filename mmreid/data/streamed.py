@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DTYPES', 'UNKNOWN', 'StreamedTensors', 'streamed_tensors']
 
-# %% ../../nbs/2_data/15_streamed.ipynb #b5a02cf6
+# %% ../../nbs/2_data/15_streamed.ipynb #d4027410
 import hashlib, json, os
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from ..core import InputError
 
-# %% ../../nbs/2_data/15_streamed.ipynb #f7d572a9
-DTYPES = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4")}     # safetensors' name: NumPy's; the wider first, to be aligned
+# %% ../../nbs/2_data/15_streamed.ipynb #4966f7c7
+DTYPES = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4")}     # {safetensors' name: NumPy's}, the wider first
 UNKNOWN = "0" * 64                                            # in place of a hash
 
 def _header(shapes, metadata):
@@ -27,7 +27,7 @@ def _header(shapes, metadata):
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, starts, end
 
-# %% ../../nbs/2_data/15_streamed.ipynb #4a45baf1
+# %% ../../nbs/2_data/15_streamed.ipynb #c696d863
 @dataclass(frozen=True)
 class StreamedTensors:
     "A new safetensors file of zeros: `arrays`, {name: memory-mapped array}, are to be filled, then `close`."

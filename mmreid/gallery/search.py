@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['BUILD', 'VERSION', 'nearest', 'load_faiss', 'flat', 'kept_index', 'indexed', 'search', 'search_figure']
 
-# %% ../../nbs/8_real_datasets/09_search.ipynb #cc15fdce
+# %% ../../nbs/8_real_datasets/09_search.ipynb #f69d0ff7
 import numpy as np
 import pandas as pd
 
 from ..core import InputError, atomic_path, clear_partial, read_json, subset_name, write_json
 
-# %% ../../nbs/8_real_datasets/09_search.ipynb #0a2e49f9
+# %% ../../nbs/8_real_datasets/09_search.ipynb #fa68648f
 def _settled(scores, positions, query, e, left_out, k):
     """(positions, similarities) of the first k of one query, or None if there are too few candidates to know.
 
@@ -45,7 +45,7 @@ def nearest(candidates, queries, e, k, left_out):
         waiting, K = [q for q in waiting if found[q] is None], min(len(e), 4 * K)
     return [found[q] for q in range(len(queries))]
 
-# %% ../../nbs/8_real_datasets/09_search.ipynb #11dfcfb7
+# %% ../../nbs/8_real_datasets/09_search.ipynb #442550e7
 def load_faiss():
     "The module `faiss`; `InputError` with what to install if it is absent."
     try: import faiss
@@ -57,7 +57,7 @@ def flat(e):
     faiss = load_faiss()
     return lambda queries, K: faiss.knn(queries, e, K, metric=faiss.METRIC_INNER_PRODUCT)
 
-# %% ../../nbs/8_real_datasets/09_search.ipynb #5a49dc75
+# %% ../../nbs/8_real_datasets/09_search.ipynb #e5d08e7b
 def _hnsw(faiss, e):
     index = faiss.IndexHNSWFlat(e.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = 80
@@ -99,7 +99,7 @@ def indexed(gallery, subset, kind):
     probed = faiss.SearchParametersIVF(nprobe=-(-index.nlist // 16))
     return lambda queries, K: index.search(queries, K, params=probed)
 
-# %% ../../nbs/8_real_datasets/09_search.ipynb #84e8a364
+# %% ../../nbs/8_real_datasets/09_search.ipynb #f8409687
 def _left_out(gallery, queries, rows, leave_out, without):
     "(query, positions in `rows`) -> bool; arguments as for `search`."
     cameras = gallery.table.camera.to_numpy()
@@ -131,8 +131,8 @@ def search(
     for name, value, known in (("index", index, ("flat", *BUILD)), ("leave_out", leave_out, (None, "same", "camera"))):
         if value not in known: raise InputError(f"{name}={value!r} is none of {', '.join(map(repr, known))}")
     if queries.checkpoint != gallery.made["checkpoint"]:
-        raise InputError(f"{gallery.folder}: embedded by the checkpoint {gallery.made['checkpoint'][:12]}, the query by "
-                         f"{queries.checkpoint[:12]}; embed both with the same")
+        raise InputError(f"{gallery.folder}: embedded by the checkpoint {gallery.made['checkpoint'][:12]}, the query "
+                         f"by {queries.checkpoint[:12]}; embed both with the same")
     subset = tuple(subset or gallery.modalities)
     rows, e = gallery.matrix(subset)
     left_out = _left_out(gallery, queries, rows, leave_out, without)
@@ -151,21 +151,22 @@ def _as_table(gallery, queries, found):
     A = [] if gallery.weights is None else gallery.weights[rows].T
     return pd.concat([table, items], axis=1).assign(**{f"A_{m}": w for m, w in zip(gallery.modalities, A)})
 
-# %% ../../nbs/8_real_datasets/09_search.ipynb #638e1496
+# %% ../../nbs/8_real_datasets/09_search.ipynb #3fd6637a
 def search_figure(gallery, searches, *, length=5, title="Search"):
     """A line per query: its images, then the first `length` items that were found.
 
     searches: [(queries, found, subset of the gallery)], `found` by `search`."""
-    from mmreid.report.figures import new_figure, theme
+    from mmreid.report.figures import DATA, new_figure, theme
     from mmreid.report.figures_ranking import RIGHT, WRONG
     lines = [(queries, q, found[found["query"] == q][:length], subset) for queries, found, subset in searches
              for q in range(len(queries.embeddings))]
     height, wide = 1.5, max(len(q.subset) + length * len(subset) for q, _, _, subset in lines)
-    shape = gallery.made["size"][1] / gallery.made["size"][0]
+    shape, name = gallery.made["size"][1] / gallery.made["size"][0], gallery.made["name"]
     with theme():
-        fig = new_figure(min(10, wide * (height * shape + .1) + .8), len(lines) * (height + .85) + .8, title,
-                         gallery.made["name"], note=f"{RIGHT.marker} solid: the same person. {WRONG.marker} dashed: another "
-                         "person. No mark: not known.")
+        fig = new_figure(min(10, wide * (height * shape + .1) + .8), len(lines) * (height + 1.1) + .8, title,
+                         name if name in DATA else f"{name} ({gallery.made['kind']} images)",
+                         note=f"{RIGHT.marker} solid: the same person. {WRONG.marker} dashed: another person. "
+                              "No mark: not known.")
         for line, each in zip(fig.subfigures(len(lines), 1, squeeze=False)[:, 0], lines):
             _show_line(line, gallery, *each, length)
     return fig

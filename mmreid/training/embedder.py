@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIZES', 'image_size', 'Embedder', 'load_embedder']
 
-# %% ../../nbs/5_training/17_embedder.ipynb #0b3a8c69
+# %% ../../nbs/5_training/17_embedder.ipynb #9a71f44e
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from ..methods.checkpoints import load_network
 from ..models.network import Network, whole
 from .shipped import SHIPPED
 
-# %% ../../nbs/5_training/17_embedder.ipynb #7798d31a
+# %% ../../nbs/5_training/17_embedder.ipynb #802f5dfb
 SIZES = {"resnet10": (96, 48), "resnet18": (192, 96), "resnet34": (192, 96), "resnet50": (288, 144)}
 
 def image_size(backbone, size=None):
@@ -28,7 +28,7 @@ def image_size(backbone, size=None):
         raise InputError(f"image size {height}x{width}: the height must be a multiple of 96, the width at least 16")
     return size
 
-# %% ../../nbs/5_training/17_embedder.ipynb #0b6e1e53
+# %% ../../nbs/5_training/17_embedder.ipynb #7f685722
 @dataclass(frozen=True)
 class Embedder:
     "A trained network, and what is done to images before it sees them."
@@ -65,7 +65,7 @@ class Embedder:
         e, A = self(images, present, whole(present))
         return e.shape[1], A is not None
 
-# %% ../../nbs/5_training/17_embedder.ipynb #341aa381
+# %% ../../nbs/5_training/17_embedder.ipynb #d814ad0e
 def load_embedder(checkpoint=SHIPPED, size=None):
     """The `Embedder` of a checkpoint, by default of the network that ships, on a GPU if there is one.
 
