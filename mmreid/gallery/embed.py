@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'WEIGHTS', 'Queries', 'Gallery', 'open_gallery', 'embed_dataset', 'embed_images']
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #ddf80b8c
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #7d3551e7
 import json, os, tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from ..models.network import joined, whole
 from ..ranking.protocols import present_in
 from ..training.embedder import load_embedder
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #ce3449de
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #16e41b83
 @dataclass(frozen=True)
 class Queries:
     "Q embeddings of one subset of modalities, and what is known of each query."
@@ -40,7 +40,7 @@ class Queries:
     weights: np.ndarray | None = None     # (Q, M) in the order of `subset`
     known: pd.DataFrame | None = None     # row, identity, camera, … of each, for items of a gallery
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #a78ecd84
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #00aade3f
 ROWS, WEIGHTS = " rows", "modal weights"     # the tensors `rgb+ir rows` and `modal weights`
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Gallery:
                        lambda name, positions: self.source.images(name, rows[positions]),
                        self.weights[rows][:, columns] if complete else None, known)
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #6bcdaee5
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #c36c9cce
 def _read(folder):
     "What the header of the embeddings in `folder` holds; `InputError` if there are none."
     path = Path(folder, "embeddings.safetensors")
@@ -121,7 +121,7 @@ def open_gallery(folder):
     if len(table) != made["items"]: raise InputError(f"{path}: {len(table)} items, but {made['items']} were embedded")
     return Gallery(folder, made, table)
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #840dbeb6
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #88522889
 def _described(source, embedder, out):
     "What the header of the embeddings of `source` holds; `InputError` for a modality that the network does not know."
     data, (dimension, weighted) = source.data, embedder.shape
@@ -136,7 +136,7 @@ def _described(source, embedder, out):
             "modalities": [m for m in embedder.modalities if m in data.modalities],
             "dimension": dimension, "weights": weighted}
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #b12a1fe5
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #0aa78d37
 def _fill(arrays, chosen, source, embedder, batch_size):
     "Embed all items of `source` and write them into `arrays`, for each of the subsets `chosen`."
     masks = torch.tensor([[m in s for m in embedder.modalities] for s in chosen], device=embedder.device)
@@ -156,7 +156,7 @@ def _fill(arrays, chosen, source, embedder, batch_size):
         most = (every.mask == present[every.owner]).all(1).cpu().numpy()     # the pass with all that its item has
         arrays[WEIGHTS][positions[every.owner.cpu().numpy()[most]]] = A[most][:, own]
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #56331573
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #f424ac35
 def _write(folder, made, source, embedder, batch_size):
     "Write the embeddings and the table of `source` into `folder`."
     modalities, table = made["modalities"], source.table[[*KEYS, *made["modalities"]]]
@@ -178,8 +178,8 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
     """The `Gallery`, in the folder `out`, of the embeddings of a dataset, or of one `split` of it.
 
     source: a folder, packed or not, or a dataset's name; `embedder`: by default the network that ships. What is in
-    `out` is kept if the same checkpoint made it from the same images at the same place; else it is replaced, as a whole or not at all.
-    `InputError` for images that cannot be embedded, and for a folder `out` of something else."""
+    `out` is kept if the same checkpoint made it from the same images at the same place; else it is replaced, as a
+    whole or not at all. `InputError` for images that cannot be embedded, and for a folder `out` of something else."""
     out, embedder = Path(out), embedder or load_embedder()
     if out.exists() and not (out / "embeddings.safetensors").exists():
         raise InputError(f"{out}: there is something else already; name a folder that does not exist")
@@ -193,7 +193,7 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
         _write(temporary, made, images, embedder, batch_size)
     return open_gallery(out)
 
-# %% ../../nbs/8_real_datasets/08_embed.ipynb #6f19d68d
+# %% ../../nbs/8_real_datasets/08_embed.ipynb #64b2bfb9
 def embed_images(images, embedder=None):
     """One query of {modality: path or PIL image} as `Queries`; `embedder`: by default the network that ships.
 
