@@ -179,7 +179,7 @@ def as_subset(context, parameter, text):
 def search_gallery(gallery, images, row, own, subset, k, index, leave_out, without, checkpoint, page):
     "Search in GALLERY, a folder that `mmreid embed` wrote, and show the most similar items."
     from mmreid.gallery.embed import embed_images, open_gallery
-    from mmreid.gallery.page import as_text, write_page
+    from mmreid.gallery.search_page import as_text, write_page
     from mmreid.gallery.search import search
     from mmreid.training.embedder import SHIPPED, load_embedder
     if bool(images) == (row is not None): raise click.UsageError("name the query: --image, or --row, one of both")

@@ -16,7 +16,7 @@ from PIL import Image
 from mmreid.core import InputError
 from mmreid.course.people import lesson_people
 from mmreid.gallery.demo import Gallery, in_words, query_of, search_figure, searched_people
-from mmreid.gallery.page import Page, application
+from mmreid.gallery.demo_page import Page, application
 from mmreid.report.figures import png_bytes
 from mmreid.training.shipped import shipped_network
 
