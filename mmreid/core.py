@@ -101,12 +101,19 @@ def write_json(path, value):
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
+def _once(pairs):
+    "The dict of a JSON object's (key, value) pairs; `ValueError` for a key that is there twice."
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
+
 def read_json(path):
-    "The content of a JSON file; `InputError` names it if it is absent or is not JSON."
-    try: return json.loads(Path(path).read_text())
+    "The content of a JSON file; `InputError` names it if it is absent, is not JSON or has a key twice."
+    try: return json.loads(Path(path).read_text(), object_pairs_hook=_once)
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    except ValueError as error: raise InputError(f"{path}: not JSON ({error})") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #83f2222f
 class _Loader(yaml.SafeLoader): pass

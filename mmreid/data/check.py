@@ -195,7 +195,7 @@ def checked(name, root):
         problem = f"{root}: no such folder; {MODULES[name].WHERE_TO_PUT}"
         return {"dataset": name, "root": str(root), "images": 0}, [problem]
     found, problems = CHECKS[name](root)
-    return found, problems.in_turn()
+    return found | {"litter": problems.litter}, problems.in_turn()
 
 def _options(words):
     "The parsed command line."

@@ -12,14 +12,14 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..core import InputError, progress
-from .packed import decode
+from .images import decode, is_litter
 
 # %% ../../nbs/8_real_datasets/03_problems.ipynb #b14ba92f
 KINDS = ("list", "count", "folder", "missing", "unexpected", "image")
 
 class Problems:
     "What is wrong in a dataset below `root`, by kind."
-    def __init__(self, root): self.root, self.found = Path(root), {kind: [] for kind in KINDS}
+    def __init__(self, root): self.root, self.found, self.litter = Path(root), {kind: [] for kind in KINDS}, 0
 
     def add(self, kind, text): self.found[kind].append(str(text).replace(f"{self.root}/", ""))
 
@@ -39,15 +39,19 @@ class Problems:
 # %% ../../nbs/8_real_datasets/03_problems.ipynb #bf3bfd6d
 def files_below(problems):
     "({paths of all files below the root}, [folders that cannot be read]); each such folder is a problem."
-    root, files, closed = problems.root, set(), []
+    root, files, closed, entered = problems.root, set(), [], set()
 
     def refused(error):
         closed.append(os.path.relpath(error.filename, root))
         problems.add("folder", f"{closed[-1]}: cannot be read ({error.strerror})")
 
-    for folder, _, names in os.walk(root, onerror=refused, followlinks=True):
+    for folder, inner, names in os.walk(root, onerror=refused, followlinks=True):
+        if os.path.realpath(folder) in entered: inner[:], names = [], []
+        entered.add(os.path.realpath(folder))
         files |= {os.path.relpath(os.path.join(folder, name), root) for name in names}
-    return files, closed
+    litter = set(filter(is_litter, files))
+    problems.litter += len(litter)
+    return files - litter, closed
 
 # %% ../../nbs/8_real_datasets/03_problems.ipynb #f4fb5b50
 def is_within(path, folder):

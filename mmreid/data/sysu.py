@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..config import validated
 from ..core import InputError
+from .images import is_litter
 from .regdb import read_text
 from .samples import KEYS, Dataset, DatasetInfo
 
@@ -73,7 +74,7 @@ def read_permutations(root):
 # %% ../../nbs/8_real_datasets/02_sysu.ipynb #6dcf3322
 def frames(folder):
     "The names of the images in a folder, sorted; none if there is no such folder. `InputError` if it cannot be read."
-    try: return sorted(name for name in os.listdir(folder) if name.lower().endswith(".jpg"))
+    try: return sorted(name for name in os.listdir(folder) if name.lower().endswith(".jpg") and not is_litter(name))
     except FileNotFoundError: return []
     except OSError as error: raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
 

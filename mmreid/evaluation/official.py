@@ -15,7 +15,7 @@ from ..core import InputError
 from .measure import CELL, COLUMNS, Measured, labelled
 from .results import deviations
 from ..ranking.metrics import rank_metrics
-from ..ranking.official import QUESTIONS, paired_questions, rank_questions
+from ..ranking.official import QUESTIONS, image_questions, paired_questions, rank_questions
 from ..ranking.reranking import rerank
 from ..ranking.statistics import identity_bootstrap
 
@@ -81,11 +81,15 @@ def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #c6177a05
 def official_questions(packed):
-    "The official and the paired questions on `packed`; `InputError` for any other split than `test`."
+    """The official and the paired questions on `packed`; image by image where a dataset has no official ones.
+
+    `InputError` for any other split than `test` where it has. Questions without query or gallery are left out."""
     name, split = packed.info.name, packed.table.split.iloc[0]
-    if set(packed.table.split) != {"test"}:
-        raise InputError(f"evaluate.split: the official protocols of {name} need test identities only, not {split!r}")
-    return QUESTIONS[name](packed.table) + paired_questions(packed.table, packed.modalities)
+    if name not in QUESTIONS: own = image_questions(packed.table, packed.modalities)
+    elif set(packed.table.split) == {"test"}: own = QUESTIONS[name](packed.table)
+    else: raise InputError(f"evaluate.split: the official protocols of {name} need test identities only, not {split!r}")
+    found = own + paired_questions(packed.table, packed.modalities)
+    return [trials for trials in found if len(trials[0].query) and len(trials[0].gallery)]
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #9c191c24
 def nothing_measured():

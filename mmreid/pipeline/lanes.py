@@ -14,7 +14,7 @@ from ..core import progress
 from ..methods.registry import load_params
 from .kernel import die_with_parent
 from .runner import StageFailed
-from .stages import STAGES, needed
+from .stages import STAGES, needed, require_data
 
 # %% ../../nbs/9_how_it_runs/09_lanes.ipynb #0fe7f14a
 def pipeline_file(study):
@@ -64,10 +64,11 @@ def run_chains(waiting, jobs):
 
 # %% ../../nbs/9_how_it_runs/09_lanes.ipynb #4ef9412c
 def reproduce(jobs=1, study=False):
-    """Bring a whole pipeline up to date, `jobs` stages at a time.
+    """Bring a whole pipeline up to date, `jobs` stages at a time; the datasets are looked at before DVC begins.
 
     `StageFailed` with the exit status of DVC, or with the output of the chain that failed."""
     params, file = load_params(), pipeline_file(study)
+    require_data(params)
     if jobs > 1:
         first = ["prepare", *([f"references@{d}" for d in params.datasets] if study else []),
                  *(f"pack@{d}" for d in params.datasets)]

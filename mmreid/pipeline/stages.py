@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EACH', 'STAGES', 'ARGUMENTS', 'Stage', 'stage_arguments', 'instance_name', 'stage_settings', 'row_settings',
-           'prepared_path', 'needed', 'prepare', 'prepared_settings', 'at_root', 'opened']
+           'prepared_path', 'needed', 'require_data', 'prepare', 'prepared_settings', 'at_root', 'opened']
 
 # %% ../../nbs/9_how_it_runs/04_stages.ipynb #5ca9280b
 import os
@@ -112,10 +112,16 @@ def needed(stage, params):
     kind = STAGES[stage]
     return kind.runs(params)[kind.variants] if "variant" in kind.arguments else [None]
 
+def require_data(params, root="."):
+    "`InputError` for the first dataset that is missing, or that cannot answer what the pipeline asks."
+    from mmreid.data.own import require_answers     # imported here since pandas takes a second, and stages need it not
+    require_sources(params.datasets, root)
+    for sentence in require_answers(params.datasets, params.chosen, root): print(sentence)
+
 def prepare(root="."):
     "Check everything, then write the settings and the code of every stage; `InputError` names what cannot be used."
     params = load_params(Path(root, "params.yaml"))
-    require_sources(params.datasets, root)
+    require_data(params, root)
     with atomic_path(Path(root, "results/prepared")) as folder:
         for stage, variant in [(stage, variant) for stage in STAGES for variant in needed(stage, params)]:
             notebook = Path(root, "nbs/stages", f"{STAGES[stage].notebook or stage}.ipynb")

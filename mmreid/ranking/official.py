@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HALVES', 'MODES', 'SHOTS', 'TRIALS', 'SAME_PLACE', 'GALLERIES', 'QUESTIONS', 'HEADLINE', 'evenly_spread', 'tuples_of',
            'tuple_sources', 'values_at', 'tuple_table', 'joined_by_identity', 'Official', 'regdb_questions',
-           'official_gallery', 'seeded_gallery', 'sysu_questions', 'headlines', 'paired_questions', 'rank_remaining',
-           'chunks_by_location', 'rank_trials', 'rank_questions']
+           'official_gallery', 'seeded_gallery', 'sysu_questions', 'headlines', 'paired_questions', 'image_questions',
+           'rank_remaining', 'chunks_by_location', 'rank_trials', 'rank_questions']
 
 # %% ../../nbs/1_ranking/04_official.ipynb #57e2d2d4
 import random
@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core import InputError, subsets
 from .metrics import check_distances, identity_codes, rank_ordered, rank_rows, stable_order, summarise
-from .protocols import Retrieval, cell
+from .protocols import Retrieval, cell, has_positive, present_in
 
 # %% ../../nbs/1_ranking/04_official.ipynb #a56af5dc
 HALVES = ("first half", "second half", "alone")
@@ -166,6 +166,20 @@ def paired_questions(table, modalities):
     cells = [cell("paired", table, modalities, q, g) for q in sides for g in sides]
     return [[replace(c, query=part(c.query, HALVES[0]), gallery=part(c.gallery, HALVES[1]), setting="halves")]
             for c in cells]
+
+# %% ../../nbs/1_ranking/04_official.ipynb #7c06021b
+def image_questions(table, modalities):
+    """Each modality against each, image by image; one trial each, and only those with a valid query.
+
+    table: as `joined_by_identity` returns it."""
+    rows, identity = np.arange(len(table)), table.identity.to_numpy()
+    has, cameras = present_in(table, modalities), table[[f"camera_{m}" for m in modalities]].to_numpy()
+    places = pd.factorize(pd.MultiIndex.from_arrays([np.repeat(identity, len(modalities)), cameras.ravel()]))[0]
+    places = places.reshape(cameras.shape)      # one place for each person in each camera
+    found = [Official("single", (modalities[q],), (modalities[g],), rows[has[:, q]], rows[has[:, g]], identity,
+                      table.camera.to_numpy(), setting="images", location=places[:, [q, g]])
+             for q in range(len(modalities)) for g in range(len(modalities))]
+    return [[trial] for trial in found if has_positive(trial).any()]
 
 # %% ../../nbs/1_ranking/04_official.ipynb #cdb8c91f
 def rank_remaining(distance, order, inside, query, gallery, cmc):

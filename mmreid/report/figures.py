@@ -175,7 +175,7 @@ def training_curves(frames, *, data, columns=VALIDATION, title="Training", profi
     return fig
 
 # %% ../../nbs/7_claims/05_figures.ipynb #52143c91
-RUN = re.compile(rf"(?:{'|'.join(DATA)})-(.+)-\d+")
+RUN = re.compile(r"\w+-(.+)-\d+")       # the name of a dataset has no hyphen
 
 def variant_of(run):
     "The variant in a run's name: `full` in `rendered-full-1`; any other name is the variant itself."

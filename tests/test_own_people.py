@@ -1,0 +1,220 @@
+"Forty pictures of one's own people: from three folders to the pipeline, and every fault on the way."
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import ExifTags, Image
+
+from mmreid.app import main
+from mmreid.core import InputError
+from mmreid.data.importing import import_people
+from mmreid.data.own import check_own, require_answers
+from mmreid.data.packed import pack_dataset
+from mmreid.data.samples import read_dataset
+from mmreid.methods.registry import load_params
+from mmreid.pipeline.lanes import chains
+from mmreid.pipeline.stages import require_data, stage_settings
+
+SIZE = (32, 16)
+
+
+def picture(path, person, frame, mode):
+    "Write one picture; depth in millimetres, 16 bits."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grey = np.clip(np.random.default_rng([person, frame]).normal(40 + 30 * person, 10, SIZE), 0, 255)
+    pixels = {"RGB": np.stack([grey, grey / 2, 255 - grey], -1), "L": 255 - grey, "I;16": 600 + 15 * grey}[mode]
+    Image.fromarray(pixels.astype(np.uint16 if mode == "I;16" else np.uint8)).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    "Forty pictures of six people by two cameras, in folders rgb, ir and depth."
+    folder, shots = tmp_path / "pictures", [(p, c, 0) for p in range(6) for c in ("hall", "yard")]
+    for person, camera, frame in [*shots, (0, "hall", 1)]:
+        for modality, mode in (("rgb", "RGB"), ("ir", "L"), ("depth", "I;16")):
+            picture(folder / modality / f"p{person}/{camera}_{frame}.png", person, frame, mode)
+    picture(folder / "rgb/p1/hall_1.png", 1, 1, "RGB")
+    assert len(list(folder.rglob("*.png"))) == 40
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "A folder with a params.yaml, where commands are typed; the quick profile for three training people."
+    values = yaml.safe_load((ROOT / "params.yaml").read_text()) | {"datasets": ["mine"]}
+    values["profiles"]["quick"]["train"] |= {"batch_identities": 3, "batch_tuples": 1}
+    folder = tmp_path / "place"
+    folder.mkdir()
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def imported(pictures, **how):
+    import_people("mine", pictures, shares=[.5, 0, .5], **how)
+    return read_dataset("data/mine")
+
+
+def problems():
+    "What the check finds in data/mine."
+    return check_own("mine", "data/mine", load_params().chosen)[1]
+
+
+def test_from_pictures_to_the_plan_of_the_pipeline(pictures, place, capsys):
+    before = {path: path.read_bytes() for path in pictures.rglob("*.png")}
+    assert main(["import", "mine", str(pictures), "--split", "0.5,0,0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "40 images of 6 people from cameras hall, yard; a row is a tuple" in said
+    assert "depth: mode I;16; range" in said and "proposed from the training images" in said
+    assert main(["check", "mine"]) == 0
+    found = capsys.readouterr()
+    counts = json.loads(found.out)
+    assert counts["images"] == 40 and counts["problems"] == 0 and counts["split"]["train"]["identities"] == 3
+    assert counts["modes"] == {"rgb": {"RGB": 14}, "ir": {"L": 13}, "depth": {"I;16": 13}}
+    params = load_params()
+    require_data(params)
+    names = [name for chain in chains(params) for name in chain]
+    assert {name.split("@")[0] for name in names} == {"train", "evaluate", "analyse", "references"}
+    assert all(name.split("@")[1].startswith("mine") for name in names)
+    assert stage_settings("report", None, params)["datasets"] == ["mine"]
+    assert {path: path.read_bytes() for path in pictures.rglob("*.png")} == before
+
+
+def test_depth_of_16_bits_keeps_its_levels(pictures, place):
+    mine = imported(pictures)
+    packed = pack_dataset(mine, "packed", *SIZE)
+    low, high = mine.info.modalities["depth"].range
+    for row, path in zip(packed.rows[:, 2], mine.table.depth):
+        if row < 0: continue
+        with Image.open(place / "data/mine" / path) as image: values = np.asarray(image).astype(float)
+        expected = 255 * np.clip((values - low) / (high - low), 0, 1)
+        assert np.abs(packed.arrays["depth"][row, ..., 0] - expected).max() <= .5 + 1e-4
+    assert len(np.unique(packed.arrays["depth"])) > 100
+    assert packed.info.modalities["depth"].range == (low, high)
+    assert packed.info.model_dump()["modalities"]["ir"] == {"channels": 1}
+    without = json.loads((place / "data/mine/dataset.json").read_text())
+    del without["modalities"]["depth"]["range"]
+    (place / "data/mine/dataset.json").write_text(json.dumps(without))
+    with pytest.raises(InputError, match=r"line 2, depth: .*mode I;16 with values from .*\"range\": \[low, high\]"):
+        pack_dataset(read_dataset("data/mine"), "again", *SIZE)
+    assert not (place / "again").exists()
+
+
+def test_images_of_8_bits_are_packed_to_the_byte(pictures, place):
+    mine = imported(pictures)
+    packed = pack_dataset(mine, "packed", *SIZE)
+    for modality in ("rgb", "ir"):
+        images = [np.asarray(Image.open(place / "data/mine" / p)) for p in mine.table[modality] if p]
+        assert (packed.arrays[modality].reshape(len(images), *images[0].shape) == np.stack(images)).all()
+
+
+def unreadable(folder): (folder / "ir/p0/hall_0.png").write_bytes(b"no image")
+def missing(folder): (folder / "ir/p0/hall_0.png").unlink()
+def stray(folder): (folder / "ir/p0/copy of hall_0.png").touch()
+def another_depth(folder): picture(folder / "depth/p0/hall_0.png", 0, 0, "L")
+
+
+def pipe(folder):
+    missing(folder)
+    os.mkfifo(folder / "ir/p0/hall_0.png")
+
+
+def one_level(folder):
+    for path in (folder / "ir").rglob("*.png"): Image.new("L", SIZE[::-1], 7).save(path)
+
+
+def edited(folder, change):
+    "Change the description and the text of the table."
+    path, table = folder / "dataset.json", folder / "samples.csv"
+    value, text = change(json.loads(path.read_text()), table.read_text())
+    path.write_text(json.dumps(value))
+    table.write_text(text)
+
+
+def without_range(folder): edited(folder, lambda info, text: ({**info, "modalities": info["modalities"] | {
+    "depth": {"channels": 1}}}, text))
+
+
+def in_two_splits(folder): edited(folder, lambda info, text: ({**info, "identities": {
+    **info["identities"], "val": info["identities"]["test"][:1]}}, text))
+
+
+def one_camera(folder): edited(folder, lambda info, text: (info, text.replace(",yard,", ",hall,")))
+def a_cell_too_many(folder): edited(folder, lambda info, text: (info, text.rstrip("\n") + ",\n"))
+def a_cell_too_few(folder): edited(folder, lambda info, text: (info, text + "p9,hall,train\n"))
+def no_row(folder): edited(folder, lambda info, text: (info, text.splitlines()[0] + "\n"))
+def misspelt(folder): edited(folder, lambda info, text: ({**{k: v for k, v in info.items() if k != "pairing"},
+                                                          "pairnig": "tuple"}, text))
+
+
+FAULTS = {unreadable: "ir/p0/hall_0.png: image cannot be read", missing: "ir/p0/hall_0.png: missing",
+          stray: "ir/p0/copy of hall_0.png: unexpected file", pipe: "ir/p0/hall_0.png: not a file",
+          one_level: "ir: every image has the one level 7", without_range: "depth/p0/hall_0.png: mode I;16 with values",
+          another_depth: "depth: depth/p0/hall_0.png has 8 bits", in_two_splits: "dataset.json: identities: ",
+          one_camera: "camera hall: none of its people is seen by another camera",
+          a_cell_too_many: "cells for 7 columns", a_cell_too_few: "samples.csv line 16: 3 cells for 7 columns",
+          no_row: "samples.csv: the table has no row",
+          misspelt: "dataset.json: pairnig: unknown key (pairing is meant?)"}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_the_check_names_the_fault(pictures, place, fault):
+    imported(pictures)
+    assert problems() == []
+    fault(place / "data/mine")
+    assert any(FAULTS[fault] in problem for problem in problems()), problems()
+
+
+def test_a_camera_without_a_second_view_is_refused_before_anything_runs(pictures, place):
+    imported(pictures)
+    one_camera(place / "data/mine")
+    with pytest.raises(InputError, match="test: nobody has whole tuples from two cameras; give such people to test"):
+        require_data(load_params())
+    with pytest.raises(InputError, match="batch has 8 identities, but only 3 are to train on; set train.batch_ident"):
+        require_answers(["mine"], load_params(ROOT / "params.yaml").chosen)
+    shutil.rmtree("data")
+    with pytest.raises(InputError, match="data/mine: no such dataset; `mmreid import mine SOURCE` makes it"):
+        require_data(load_params())
+
+
+def test_pictures_without_frames_become_single_images(pictures, place):
+    flat = pictures.parent / "flat"
+    for path in pictures.rglob("*.png"):
+        modality, person, name = path.relative_to(pictures).parts
+        (flat / person).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, flat / person / f"{modality}{name[-5]}@{name[:4]}.png")
+    mine = imported(flat, pattern="{identity}/{modality}0@{camera}", link=True)
+    assert mine.info.pairing == "identity" and len(mine.table) == 36 and problems() == []
+    assert (place / "data/mine" / next(p for p in mine.table.ir if p)).is_symlink()
+    require_data(load_params())
+
+
+def test_a_photograph_is_turned_upright(pictures, place):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    lying = np.rot90(np.asarray(Image.open(pictures / "rgb/p0/hall_0.png")))
+    upright = pack_dataset(imported(pictures), "upright", *SIZE).arrays["rgb"]
+    Image.fromarray(lying).save(pictures / "rgb/p0/hall_0.png", exif=exif)
+    turned = imported(pictures, force=True)
+    assert (pack_dataset(turned, "turned", *SIZE).arrays["rgb"] == upright).all()
+    notes = check_own("mine", "data/mine", load_params().chosen)[2]
+    assert notes == ["rgb/p0/hall_0.png: EXIF orientation 6; is turned upright"]
+
+
+@pytest.mark.parametrize("name", ["NA", "None", "null", "nan", "007", "1e3", "José Ñ"])
+def test_a_person_may_have_any_name(pictures, place, name):
+    (pictures / "list.csv").write_text(f"identity,camera,split,rgb\n{name},hall,train,rgb/p0/hall_0.png\n"
+                                       "bob,hall,test,rgb/p1/hall_0.png\n", encoding="utf-8")
+    import_people("mine", pictures / "list.csv")
+    assert read_dataset("data/mine").table.identity.tolist() == sorted([name, "bob"])
+
+
+def test_git_takes_no_picture():
+    ignored = lambda path: not subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode
+    assert all(map(ignored, ("data/mine/rgb/p0/hall_0.png", "data/mine", "data/raw/own/a.png", "data/a.csv")))
+    assert not any(map(ignored, ("data/mine.dvc", "data/raw/RegDB.dvc", "data/regdb", "data/sysu")))
