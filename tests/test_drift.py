@@ -18,7 +18,7 @@ from mmreid.pipeline.stages import STAGES
 PIPELINE_ONLY = ["nbdev", "execnb", "papermill", "nbformat", "nbclient", "dvc", "dvclive", "jupyter_client",
                  "ipykernel", "filelock", "embreex", "anny", "seaborn", "matplotlib", "sklearn", "joblib", "scipy",
                  "psutil", "pytest", "hypothesis", "IPython", "git"]
-PLOTTING = "mmreid.report.figures"     # its modules belong to an extra
+EXTRAS = ("mmreid.report.figures", "mmreid.gallery.demo")     # modules that draw, or show widgets
 
 
 def test_library_is_what_the_notebooks_export(tree):
@@ -149,7 +149,7 @@ def test_library_needs_no_tool_of_the_pipeline():
     blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in PIPELINE_ONLY)
     code = (f"import sys, pkgutil, importlib\n{blocked}import mmreid\n"
             f"for m in pkgutil.walk_packages(mmreid.__path__, 'mmreid.'):\n"
-            f"    if not m.name.startswith({PLOTTING!r}): importlib.import_module(m.name)")
+            f"    if not m.name.startswith({EXTRAS!r}): importlib.import_module(m.name)")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
