@@ -3,11 +3,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, change_parameters, commit, git, run, shrunken
 from PIL import ExifTags, Image
 
 from mmreid.app import main
@@ -83,6 +85,31 @@ def test_from_pictures_to_the_plan_of_the_pipeline(pictures, place, capsys):
     assert all(name.split("@")[1].startswith("mine") for name in names)
     assert stage_settings("report", None, params)["datasets"] == ["mine"]
     assert {path: path.read_bytes() for path in pictures.rglob("*.png")} == before
+
+
+def of_the_readme():
+    "The commands of the README's section on own people."
+    section = (ROOT / "README.md").read_text().split("## Your own people")[1]
+    lines = section.split("```sh\n")[1].split("```")[0].splitlines()
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+def test_the_commands_of_the_readme(pictures, tmp_path):
+    "From forty pictures to results and a searched gallery, in at most five commands, word by word."
+    root = shrunken(tmp_path / "tree")
+    change_parameters(root, lambda values: values["profiles"]["quick"]["train"].update(batch_tuples=1))
+    commit(root, "small batches")
+    commands = of_the_readme()
+    assert len(commands) <= 5
+    program = f"{sys.executable} -c 'import sys; from mmreid.app import main; sys.exit(main())' "
+    for command in commands:
+        words = command.replace("~/pictures", str(pictures)).replace("mmreid ", program, 1)
+        done = run("bash", "-c", words, root=root)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    metrics = pd.read_csv(root / "results/quick/metrics.csv")
+    assert set(metrics.dataset) == {"mine"} and {"full", "histogram"} <= set(metrics.variant)
+    assert "similarity" in done.stdout and (root / "build/search.html").stat().st_size > 20_000
+    assert git(root, "ls-files", "data").stdout.split() == git(ROOT, "ls-files", "data").stdout.split()
 
 
 def test_depth_of_16_bits_keeps_its_levels(pictures, place):
