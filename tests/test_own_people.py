@@ -13,6 +13,7 @@ from conftest import ROOT, change_parameters, commit, git, run, shrunken
 from PIL import ExifTags, Image
 
 from mmreid.app import main
+from mmreid.config import read_params
 from mmreid.core import InputError
 from mmreid.data.importing import import_people
 from mmreid.data.own import check_own, require_answers
@@ -64,7 +65,7 @@ def imported(pictures, **how):
 
 def problems():
     "What the check finds in data/mine."
-    return check_own("mine", "data/mine", load_params().chosen)[1]
+    return check_own("mine", "data/mine", read_params().chosen)[1]
 
 
 def test_from_pictures_to_the_plan_of_the_pipeline(pictures, place, capsys):
@@ -201,12 +202,12 @@ def test_a_camera_without_a_second_view_is_refused_before_anything_runs(pictures
     imported(pictures)
     one_camera(place / "data/mine")
     with pytest.raises(InputError, match="test: nobody has whole tuples from two cameras; give such people to test"):
-        require_data(load_params())
+        require_data(read_params())
     with pytest.raises(InputError, match="batch has 8 identities, but only 3 are to train on; set train.batch_ident"):
-        require_answers(["mine"], load_params(ROOT / "params.yaml").chosen)
+        require_answers(["mine"], read_params(ROOT / "params.yaml").chosen)
     shutil.rmtree("data")
     with pytest.raises(InputError, match="data/mine: no such dataset; `mmreid import mine SOURCE` makes it"):
-        require_data(load_params())
+        require_data(read_params())
 
 
 def test_pictures_without_frames_become_single_images(pictures, place):
@@ -218,7 +219,7 @@ def test_pictures_without_frames_become_single_images(pictures, place):
     mine = imported(flat, pattern="{identity}/{modality}0@{camera}", link=True)
     assert mine.info.pairing == "identity" and len(mine.table) == 36 and problems() == []
     assert (place / "data/mine" / next(p for p in mine.table.ir if p)).is_symlink()
-    require_data(load_params())
+    require_data(read_params())
 
 
 def test_a_photograph_is_turned_upright(pictures, place):
@@ -229,7 +230,7 @@ def test_a_photograph_is_turned_upright(pictures, place):
     Image.fromarray(lying).save(pictures / "rgb/p0/hall_0.png", exif=exif)
     turned = imported(pictures, force=True)
     assert (pack_dataset(turned, "turned", *SIZE).arrays["rgb"] == upright).all()
-    notes = check_own("mine", "data/mine", load_params().chosen)[2]
+    notes = check_own("mine", "data/mine", read_params().chosen)[2]
     assert notes == ["rgb/p0/hall_0.png: EXIF orientation 6; is turned upright"]
 
 
