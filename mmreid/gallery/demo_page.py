@@ -86,7 +86,7 @@ class Page:
         self.cards = [w.HTML() for _ in range(length)]
         self.next = [w.Button(description="Search with this image", layout=w.Layout(width="98%")) for _ in self.cards]
         row = lambda parts, **how: w.Box(parts, layout=w.Layout(flex_flow="row wrap", **how))
-        grid = w.Layout(flex="1 1 300px", max_width="640px", grid_gap="12px", align_content="flex-start",
+        grid = w.Layout(flex="1 1 300px", max_width="600px", grid_gap="12px", align_content="flex-start",
                         grid_template_columns="repeat(auto-fill, minmax(150px, 1fr))")
         ranks = w.GridBox([w.VBox(pair) for pair in zip(self.cards, self.next)], layout=grid)
         self.shown = row([self.query, ranks], grid_gap="24px")
