@@ -151,7 +151,9 @@ def logical(program):
     where = torch.ops.aten.where.self
     if not any(n.target is where and n.meta["val"].dtype is torch.bool for n in nodes(program)): return program
     choose = lambda c, a, b: c & a | ~c & b if a.dtype is torch.bool else NotImplemented
-    return program.run_decompositions({where: choose})
+    table = torch.export.default_decompositions()
+    table[where] = choose
+    return program.run_decompositions(table)
 
 def write_onnx(program, path, texts):
     """Write a traced network as an ONNX file with `texts` (name -> text) as its metadata.
