@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['BLOCK', 'BUILD', 'VERSION', 'nearest', 'flat', 'load_faiss', 'kept_index', 'indexed', 'search', 'search_figure']
 
-# %% ../../nbs/8_real_datasets/10_search.ipynb #93a8b43b
+# %% ../../nbs/8_real_datasets/10_search.ipynb #b39161e6
 import numpy as np
 import pandas as pd
 import torch
 
 from ..core import InputError, atomic_path, clear_partial, read_json, subset_name, write_json
 
-# %% ../../nbs/8_real_datasets/10_search.ipynb #1e4d4d10
+# %% ../../nbs/8_real_datasets/10_search.ipynb #82887959
 def _settled(scores, positions, query, e, left_out, k):
     """(positions, similarities) of the first k of one query, or None if there are too few candidates to know.
 
@@ -46,7 +46,7 @@ def nearest(candidates, queries, e, k, left_out):
         waiting, K = [q for q in waiting if found[q] is None], min(len(e), 4 * K)
     return [found[q] for q in range(len(queries))]
 
-# %% ../../nbs/8_real_datasets/10_search.ipynb #078b5346
+# %% ../../nbs/8_real_datasets/10_search.ipynb #de1a6d5d
 BLOCK = 2**14     # items compared at a time
 
 def flat(e):
@@ -63,7 +63,7 @@ def flat(e):
         return scores.numpy(), positions.numpy()
     return candidates
 
-# %% ../../nbs/8_real_datasets/10_search.ipynb #d448cebf
+# %% ../../nbs/8_real_datasets/10_search.ipynb #33804fcd
 def load_faiss():
     "The module `faiss`; `InputError` with what to install if it is absent."
     try: import faiss
@@ -111,7 +111,7 @@ def indexed(gallery, subset, kind):
     probed = faiss.SearchParametersIVF(nprobe=-(-index.nlist // 16))
     return lambda queries, K: index.search(queries, K, params=probed)
 
-# %% ../../nbs/8_real_datasets/10_search.ipynb #d168937b
+# %% ../../nbs/8_real_datasets/10_search.ipynb #7041398f
 def _left_out(gallery, queries, rows, leave_out, without):
     "(query, positions in `rows`) -> bool; arguments as for `search`."
     cameras = gallery.table.camera.to_numpy()
@@ -163,7 +163,7 @@ def _as_table(gallery, queries, found):
     A = [] if gallery.weights is None else gallery.weights[rows].T
     return pd.concat([table, items], axis=1).assign(**{f"A_{m}": w for m, w in zip(gallery.modalities, A)})
 
-# %% ../../nbs/8_real_datasets/10_search.ipynb #4b45db6d
+# %% ../../nbs/8_real_datasets/10_search.ipynb #a55e8836
 def search_figure(gallery, searches, *, length=5, title="Search"):
     """A line per query: its images, then the first `length` items that were found.
 
