@@ -185,7 +185,9 @@ def search_gallery(gallery, images, row, own, subset, k, index, leave_out, witho
     if bool(images) == (row is not None): raise click.UsageError("name the query: --image, or --row, one of both")
     if images and own: raise click.UsageError("--of is for --row: the images of a query are its modalities")
     gallery = open_gallery(gallery)
-    if images: queries = embed_images(images, load_embedder(checkpoint or SHIPPED, gallery.made["size"]))
+    if images:
+        embedder = load_embedder(checkpoint or SHIPPED, gallery.made["size"])
+        queries = embed_images(images, embedder, gallery.made["ranges"])
     else: queries = gallery.queries([row], own or gallery.items([row]).modalities.iloc[0].split("+"))
     leave_out = {None: None if images else "same", "nothing": None}.get(leave_out, leave_out)
     found = search(gallery, queries, k, subset, index, leave_out, without)

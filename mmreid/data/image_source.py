@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from ..core import InputError, content_hash, file_hash, progress
-from .packed import Packed, decode, open_packed
+from .images import decode
+from .packed import Packed, open_packed
 from .samples import Dataset, read_dataset
 
 # %% ../../nbs/2_data/15_image_source.ipynb #606da4e9
@@ -33,8 +34,8 @@ class ImageSource:
         return np.stack([self._decoded(name, position) for position in positions])
 
     def _decoded(self, name, position):
-        path, folder = self.table[name].iloc[position], self.data.folder
-        try: return decode(folder / path, self.data.info.modalities[name].channels, self.size)
+        path, folder, info = self.table[name].iloc[position], self.data.folder, self.data.info.modalities[name]
+        try: return decode(folder / path, info.channels, self.size, info.range)
         except InputError as error:
             line = self.table.index[position] + 2
             raise InputError(f"{folder}/samples.csv line {line}, {name}: {error}") from None

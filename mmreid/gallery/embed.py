@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import InputError, atomic_path, clear_partial, progress, subset_name, subsets
 from ..data.image_source import image_source
-from ..data.packed import decode
+from ..data.images import decode
 from ..data.samples import KEYS
 from ..data.sources import RAW_FOLDERS, open_source
 from ..data.streamed import streamed_tensors
@@ -134,6 +134,7 @@ def _described(source, embedder, out):
     return {"checkpoint": embedder.hash, "data": source.hash, "name": data.info.name, "kind": data.info.kind,
             "source": place, "split": source.split, "items": len(source.table), "size": list(source.size),
             "modalities": [m for m in embedder.modalities if m in data.modalities],
+            "ranges": {m: list(own.range) for m, own in data.info.modalities.items() if own.range},
             "dimension": dimension, "weights": weighted}
 
 # %% ../../nbs/8_real_datasets/09_embed.ipynb #0aa78d37
@@ -194,17 +195,17 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
     return open_gallery(out)
 
 # %% ../../nbs/8_real_datasets/09_embed.ipynb #64b2bfb9
-def embed_images(images, embedder=None):
+def embed_images(images, embedder=None, ranges={}):
     """One query of {modality: path or PIL image} as `Queries`; `embedder`: by default the network that ships.
 
-    `InputError` for no image, for a modality that the network does not know, and for an image that cannot be read."""
+    ranges: {modality: (low, high)} of images of more than 8 bits, as of a gallery (`Gallery.made`). `InputError` for no image, for a modality that the network does not know, and for an image that cannot be read."""
     embedder = embedder or load_embedder()
     unknown = [m for m in images if m not in embedder.modalities]
     if unknown or not images:
         fault = f"{unknown[0]!r} is none of" if unknown else "no image of"
         raise InputError(f"query: {fault} {', '.join(embedder.modalities)}")
     own = [m for m in embedder.modalities if m in images]
-    pixels = {m: _decoded(images[m], embedder.channels[m], embedder.size) for m in own}
+    pixels = {m: _decoded(images[m], embedder.channels[m], embedder.size, ranges.get(m)) for m in own}
     stack = torch.zeros(1, len(embedder.modalities), 3, *embedder.size, dtype=torch.uint8)
     for m, image in pixels.items(): stack[0, embedder.modalities.index(m)] = torch.tensor(image).permute(2, 0, 1)
     present = torch.tensor([[m in own for m in embedder.modalities]], device=embedder.device)
@@ -212,11 +213,11 @@ def embed_images(images, embedder=None):
     weights = None if A is None else A[:, present[0].cpu().numpy()]
     return Queries(e, tuple(own), embedder.hash, lambda name, positions: pixels[name][None][positions], weights)
 
-def _decoded(image, channels, size):
+def _decoded(image, channels, size, range):
     "A path or a PIL image as `decode` reads it; `InputError` for one that cannot be read."
-    if not isinstance(image, Image.Image): return decode(image, channels, size)
+    if not isinstance(image, Image.Image): return decode(image, channels, size, range)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"image of mode {image.mode}.png")
         try: image.save(path)
         except OSError as error: raise InputError(f"query: an image of mode {image.mode} ({error})") from None
-        return decode(path, channels, size)
+        return decode(path, channels, size, range)
