@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"          # before torch is imported, here and in all that a test starts
@@ -160,3 +161,16 @@ def first_run(tmp_path_factory):
 def first(first_run):
     "The folder of that run; read it, and change copies of it."
     return first_run[0]
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    "The class of a kernel manager whose kernels have the large libraries at once."
+    from nursery import forked_kernels
+
+    from mmreid.pipeline.kernel import kernel_manager
+    with tempfile.TemporaryDirectory(prefix="mmreid-") as folder:       # a socket's path is short
+        manager, process = forked_kernels(kernel_manager(), folder)
+        yield manager
+        process.kill()
+        process.wait()

@@ -10,7 +10,6 @@ from test_notebooks import name, stale
 pytest.importorskip("nbgrader", reason="the extra `course` is not installed")
 
 from mmreid.course.editions import lessons, release     # noqa: E402 (needs nbgrader)
-from mmreid.pipeline.kernel import kernel_manager     # noqa: E402
 from mmreid.pipeline.notebooks import settle     # noqa: E402
 
 COURSE = ROOT / "nbs/course"
@@ -51,11 +50,11 @@ def twice(master, edition):
 
 
 @pytest.fixture(scope="module", params=LESSONS.values(), ids=name)
-def done(request, editions):
+def done(request, editions, kernels):
     "(path of a lesson, the notebook `twice` as it ran)."
     path = request.param
     notebook = twice(nbformat.read(path, 4), editions[path.stem])
-    client = NotebookClient(notebook, timeout=600, allow_errors=True, kernel_manager_class=kernel_manager(),
+    client = NotebookClient(notebook, timeout=600, allow_errors=True, kernel_manager_class=kernels,
                             shutdown_kernel="immediate", resources={"metadata": {"path": str(path.parent)}})
     return path, settle(client.execute())
 

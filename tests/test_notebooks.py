@@ -10,7 +10,6 @@ from nbclient.exceptions import CellExecutionError
 
 from mmreid.core import InputError
 from mmreid.pipeline.code import read_notebook, stage_code
-from mmreid.pipeline.kernel import kernel_manager
 from mmreid.pipeline.notebooks import check_parameters, flags_of, front_matter, settle, without_flagged
 from mmreid.pipeline.stages import STAGES
 
@@ -28,12 +27,12 @@ LINK = re.compile(r"\]\(([^)#\s]+)")
 def name(value): return f"{value.parent.name}/{value.stem}" if hasattr(value, "stem") else value
 
 
-def executed(path, flags):
+def executed(path, flags, kernels):
     "The notebook at `path` after a run from the top, without the cells that need a flag not among `flags`."
     notebook = read_notebook(path)
     matter = front_matter(notebook)
     if matter.get("skip_exec"): pytest.skip(matter["skip_reason"])
-    client = NotebookClient(without_flagged(notebook, flags), timeout=600, kernel_manager_class=kernel_manager(),
+    client = NotebookClient(without_flagged(notebook, flags), timeout=600, kernel_manager_class=kernels,
                             shutdown_kernel="immediate", resources={"metadata": {"path": str(path.parent)}})
     try: return settle(client.execute())
     except CellExecutionError as error: pytest.fail(str(error), pytrace=False)
@@ -54,20 +53,20 @@ def stale(path, done):
 
 
 @pytest.mark.parametrize("path", MODULE_PATHS, ids=name)
-def test_notebook(path):
+def test_notebook(path, kernels):
     """A module notebook runs, and the text that it shows is the text that is saved in it.
 
     Cells whose text depends on the machine (times, its processor's last bits) are tagged `machine`."""
-    assert stale(path, executed(path, ())) == {}
+    assert stale(path, executed(path, (), kernels)) == {}
 
 
 @pytest.mark.parametrize("path, flag", FLAGGED, ids=name)
-def test_flagged_cells(path, flag, flags):
+def test_flagged_cells(path, flag, flags, kernels):
     if flag not in flags: pytest.skip(f'cells marked {flag}: make test FLAGS="{flag}"')
     if flag == "cuda":
         import torch
         if not torch.cuda.is_available(): pytest.skip("cells marked cuda: no GPU here")
-    executed(path, [flag])
+    executed(path, [flag], kernels)
 
 
 @pytest.mark.parametrize("path", STAGE_PATHS, ids=name)
@@ -124,15 +123,15 @@ def test_every_stage_has_a_notebook():
     assert {p.stem for p in STAGE_PATHS} == {stage.notebook or name for name, stage in STAGES.items()}
 
 
-def test_a_failing_notebook_is_noticed(tmp_path):
+def test_a_failing_notebook_is_noticed(tmp_path, kernels):
     "The test of the test: an assertion that does not hold fails it."
     path = tmp_path / "wrong.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2")]), path)
-    with pytest.raises(pytest.fail.Exception, match="AssertionError"): executed(path, ())
+    with pytest.raises(pytest.fail.Exception, match="AssertionError"): executed(path, (), kernels)
     with pytest.raises(InputError, match="0 cells are tagged"): check_parameters(path, read_notebook(path), ["config"])
 
 
-def test_stale_outputs_are_noticed(tmp_path):
+def test_stale_outputs_are_noticed(tmp_path, kernels):
     "The test of the test: a saved text that the run does not show, unless its cell is tagged `machine`."
     path = tmp_path / "stale.ipynb"
     old = [nbformat.v4.new_output("stream", text="41\n")]
@@ -141,4 +140,4 @@ def test_stale_outputs_are_noticed(tmp_path):
     shown = nbformat.v4.new_output("execute_result", {"text/plain": "<object at 0x7f0000000000>"})
     cells[1].outputs = [shown]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    assert stale(path, executed(path, ())) == {"stale": (["41\n"], ["42\n"])}
+    assert stale(path, executed(path, (), kernels)) == {"stale": (["41\n"], ["42\n"])}
