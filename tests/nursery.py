@@ -13,8 +13,8 @@ import threading
 import time
 import traceback
 
-LARGE = ("torch", "pandas", "scipy.stats", "matplotlib.figure", "PIL.Image", "pydantic", "accelerate", "safetensors.torch",
-         "tqdm.auto", "pytest", "ipykernel.kernelapp")
+LARGE = ("torch", "pandas", "scipy.stats", "matplotlib.figure", "PIL.Image", "pydantic", "accelerate", "tqdm.auto",
+         "safetensors.torch", "pytest", "ipykernel.kernelapp")
 SERVE = "import sys; sys.path.insert(1, sys.argv[2]); import nursery; nursery.serve(sys.argv[1])"     # no __main__ file
 
 

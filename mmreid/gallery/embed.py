@@ -198,7 +198,8 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
 def embed_images(images, embedder=None, ranges={}):
     """One query of {modality: path or PIL image} as `Queries`; `embedder`: by default the network that ships.
 
-    ranges: {modality: (low, high)} of images of more than 8 bits, as of a gallery (`Gallery.made`). `InputError` for no image, for a modality that the network does not know, and for an image that cannot be read."""
+    ranges: {modality: (low, high)} of images of more than 8 bits, as of a gallery (`Gallery.made`). `InputError` for no
+    image, for a modality that the network does not know, and for an image that cannot be read."""
     embedder = embedder or load_embedder()
     unknown = [m for m in images if m not in embedder.modalities]
     if unknown or not images:

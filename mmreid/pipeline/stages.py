@@ -38,7 +38,7 @@ class Stage(NamedTuple):
         own = params.study if self.study else params
         found = {key: getattr(own, key) for key in ("analysed_variants", "seeds")}
         if not self.study: return found | {"main_variants": own.main_variants}
-        only_compared = set(own.compared_methods) - set(params.main_variants)
+        only_compared = {*own.compared_methods} - {*params.main_variants, *own.analysed_variants}
         main = [name for name in own.rows if name not in only_compared]
         return found | {"main_variants": main, "rows": own.rows, "compared_methods": own.compared_methods}
 

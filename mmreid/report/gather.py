@@ -31,7 +31,7 @@ def read_references(results, datasets):
 OF_EACH_RUN = ("fused", "concatenated", "single", "official")
 
 def tidy_metrics(rows, evaluate):
-    """All metrics of `rows` as one table; of several runs their mean, with `all` as seed, and of each run `OF_EACH_RUN`.
+    """All metrics of `rows` as one table; of several runs their mean (seed `all`), and of each run `OF_EACH_RUN`.
 
     Every figure of every run would be too much for git."""
     found = []
