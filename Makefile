@@ -59,7 +59,7 @@ export MERGE_DRIVER DIFF_DRIVER GIT_DRIVERS
 repro: setup  ## run the pipeline, two stages at a time or JOBS=N (what is up to date is not run again)
 	python -m mmreid.pipeline repro --jobs $(JOBS)
 
-study: setup  ## train and evaluate every row of every table, with several seeds (hours; resumes after an interruption)
+study: setup  ## train and evaluate every row of every table, with several seeds (about two and a half hours; resumes after an interruption)
 	python -m mmreid.pipeline repro --study --jobs $(JOBS)
 
 define SHOW_EXPERIMENTS
