@@ -23,6 +23,7 @@ def target_page(path, root):
     "The page of the site that shows the file `path` of the repository `root`, both relative to it, or None."
     if path in PAGES: return PAGES[path]
     if path.endswith("claims.csv"): return path.replace(".csv", ".md")
+    if path.startswith("results/") and path.endswith(".md"): return f"{Path(path).parents[1]}/index.md"    # its tables
     is_page = path.endswith(".ipynb") or (path.endswith(".md") and "/" not in path)
     return path if is_page and Path(root, path).is_file() else None
 

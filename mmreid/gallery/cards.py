@@ -136,7 +136,7 @@ MODEL_CARD = """# Model card: {name}
 
 **Not for.** {not_for}
 
-**Training data.** [Rendered people](rendered-people.md), from a backbone that has seen other rendered people.
+**Training data.** Rendered people (`rendered-people.md`), from a backbone that has seen other rendered people.
 
 **Figures** on rendered test people, in percent, of one training, so without an interval over trainings. Rank-1 of a
 random ranking is {chance:.2f}.
