@@ -234,13 +234,14 @@ def test_search_finds_a_word(site, browser):
 def test_tables_sort_and_filter(site, browser):
     watched = Watched(browser, viewport={"width": 1280, "height": 844})
     page = watched.open(site / LEDGER)
-    page.wait_for_selector("table.dataTable")
+    page.wait_for_selector(".dt-search input")         # the table is ready, its handlers too
     column = lambda name: page.evaluate(
         """name => { const table = document.querySelector("table.dataTable");
         const place = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent.trim() === name);
         return [...table.tBodies[0].rows].map(row => row.cells[place].textContent.trim()); }""", name)
     every = column("stated")
     page.click("table.dataTable th >> text=stated")
+    page.wait_for_selector("table.dataTable th[aria-sort=ascending] >> text=stated")
     numbers = [float(text.replace(",", "")) for text in column("stated") if text]
     assert len(every) > 50 and numbers == sorted(numbers) and column("stated") != every
     page.select_option("select[aria-label=kind]", "ordering")
