@@ -23,8 +23,9 @@ def serve(path):
     for name in LARGE: importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
+        server.bind(f"{path}.new")
         server.listen()
+        os.rename(f"{path}.new", path)      # it is there once it listens
         while True:
             asker, _ = server.accept()
             if os.fork() == 0: be_kernel(asker)
