@@ -141,13 +141,13 @@ class Page:
         self.message.value, self.shown.layout.display = fault_html(error), "none"
 
     def show(self, _=None):
-        "Search with what is chosen, and show what was found."
+        "Search with what is chosen, and show what was found: the query last, when its ranking is there."
         gallery, people, chosen = self.gallery, self.gallery.people, [m for m, box in self.used.items() if box.value]
         query = Query(dict(self.own)) if self.own else query_of(people, self.scene.value)
         try: self.found = gallery.search(query, chosen, len(self.cards))
         except InputError as error: return self.refuse(error)
-        self.query.value = query_html(self.found, people.modalities, not has_weights(gallery.network))
         for n in range(len(self.found.rows)): self.cards[n].value = rank_html(self.found, people, n)
+        self.query.value = query_html(self.found, people.modalities, not has_weights(gallery.network))
         self.message.value, self.shown.layout.display = "", None
 
 # %% ../../nbs/8_real_datasets/14_demo_page.ipynb #bf0abc83
