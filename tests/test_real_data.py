@@ -179,6 +179,30 @@ def test_all_of_sysu_is_ranked_in_six_sorts_and_two_gigabytes(trees):
 
 
 @official
+@pytest.mark.parametrize("name, read, image, list_", [
+    ("regdb", read_regdb, "Thermal/7", "idx"), ("sysu", read_sysu, "cam6/0001", "exp/train_id.txt")])
+def test_only_a_whole_dataset_bears_the_name(trees, tmp_path, name, read, image, list_):
+    "And not one without an image, or without a person."
+    whole = read(trees[name]).info
+    assert whole.incomplete == [] and whole.label == name
+    image = next((trees[name] / image).iterdir())
+    image.rename(tmp_path / "image")
+    short = read(trees[name]).info
+    (tmp_path / "image").rename(image)
+    where = str(image.relative_to(trees[name]))
+    assert short.label == f"{name} (incomplete copy)" and (where if name == "regdb" else "cam6/0001") in str(short)
+    kept = {path: path.read_bytes() for path in [trees[name] / list_, *(trees[name] / list_).glob("*")] if path.is_file()}
+    for path, text in kept.items():
+        lines = text.splitlines(keepends=True) if name == "regdb" else [b",".join(text.split(b",")[1:])]
+        person = b"/7/"
+        if path.suffix == ".txt": path.write_bytes(b"".join(line for line in lines if person not in line))
+    gone = read(trees[name]).info
+    for path, text in kept.items(): path.write_bytes(text)
+    assert gone.label == f"{name} (incomplete copy)" and read(trees[name]).info.label == name
+    assert any("411 identities" in text or "295 train identities" in text for text in gone.incomplete)
+
+
+@official
 @pytest.mark.parametrize("name, images", [("regdb", 8240), ("sysu", 44745)])
 def test_a_whole_dataset_passes_the_check(trees, name, images):
     done = subprocess.run([*CHECK, name, trees[name]], env=environment(ROOT), capture_output=True, text=True)
