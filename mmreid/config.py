@@ -186,7 +186,8 @@ class Params(Strict):
             beyond = [(d, seed) for d in self.datasets for seed in seeds if seed > DIVISIONS.get(d, seed)]
             if beyond:
                 d, seed = beyond[0]
-                raise ValueError(f"{key}: run k of {d} uses its official split k; {seed} is none of 1 to {DIVISIONS[d]}")
+                raise ValueError(f"{key}: run k of {d} uses its official split k; "
+                                 f"{seed} is none of 1 to {DIVISIONS[d]}")
         return self
 
     @property

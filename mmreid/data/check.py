@@ -10,7 +10,6 @@ __all__ = ['FOLDERS', 'SPLITS', 'list_path', 'LISTS', 'CAMERAS', 'PARTS', 'SIZES
 # %% ../../nbs/8_real_datasets/04_check.ipynb #13f144a6
 import argparse, json, sys
 from collections import Counter
-from pathlib import Path
 
 import pandas as pd
 

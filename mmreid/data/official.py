@@ -30,15 +30,18 @@ OFFICIAL = {
     "sysu": Layout("SYSU-MM01", "SYSU-MM01", "sysu",
                    "the folders cam1 to cam6 and exp with its lists", ("cam1", "cam3", "exp")),
     "llcm": Layout("LLCM", "LLCM", "llcm",
-                   "the folders vis, nir, test_vis and test_nir, and idx with its lists", ("test_vis", "test_nir", "idx")),
+                   "the folders vis, nir, test_vis and test_nir, and idx with its lists",
+                   ("test_vis", "test_nir", "idx")),
     "rgbnt201": Layout("RGBNT201", "RGBNT201", "spectra",
                        "the folders train_171 and test, each with RGB, NI and TI", ("train_171", "test")),
     "msvr310": Layout("MSVR310", "MSVR310", "spectra", "the folders bounding_box_train, bounding_box_test and query3",
                       ("bounding_box_train", "bounding_box_test")),
     "biwi": Layout("BIWI RGBD-ID", "BIWI", "rgbd",
-                   "the folders biwi and biwi_depth, each with meta.json, splits.json and images", ("biwi", "biwi_depth")),
+                   "the folders biwi and biwi_depth, each with meta.json, splits.json and images",
+                   ("biwi", "biwi_depth")),
     "robotpku": Layout("RobotPKU RGBD-ID", "RobotPKU", "rgbd",
-                       "the folders pku and pku_depth, each with meta.json, splits.json and images", ("pku", "pku_depth")),
+                       "the folders pku and pku_depth, each with meta.json, splits.json and images",
+                       ("pku", "pku_depth")),
 }
 
 def reader(name):
@@ -74,16 +77,18 @@ def names_in(folder, suffixes=SUFFIXES):
     return sorted(name for name in found if name.lower().endswith(suffixes) and not is_litter(name))
 
 def there(root, paths):
-    "Those of `paths` of which there is a file below `root`, as a set; each folder is listed once. `InputError` if none."
+    "The set of those `paths` of which there is a file below `root`; each folder is listed once. `InputError` if none."
     own = {folder: set(names_in(Path(root, folder))) for folder in {os.path.dirname(path) for path in paths}}
     found = {path for path in paths if os.path.basename(path) in own[os.path.dirname(path)]}
-    if not found: raise InputError(f"{root}: none of the listed images is there, for example {min(paths, default='any')}")
+    if not found:
+        raise InputError(f"{root}: none of the listed images is there, for example {min(paths, default='any')}")
     return found
 
 # %% ../../nbs/8_real_datasets/00_official.ipynb #f53fcf90
 def differing_counts(found, official):
     "A sentence for each of the `official` counts {what: number} that is another one in `found`."
-    return [f"{found.get(what, 0):,} {what}, officially {n:,}" for what, n in official.items() if found.get(what, 0) != n]
+    own = {what: found.get(what, 0) for what in official}
+    return [f"{own[what]:,} {what}, officially {n:,}" for what, n in official.items() if own[what] != n]
 
 def missing_images(listed, present):
     "A sentence for those of the paths `listed` that are not among `present`, or nothing: a list of at most one."

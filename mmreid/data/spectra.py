@@ -39,8 +39,8 @@ def without_partner(table):
     absent = (table[list(MODALITIES)] == "").any(axis=1)
     if not absent.any(): return []
     row = table[absent].iloc[0]
-    lacks = ", ".join(m for m in MODALITIES if not row[m])
-    return [f"tuples that lack an image: {absent.sum():,}, for example {next(row[m] for m in MODALITIES if row[m])}: no {lacks}"]
+    one, lacks = next(row[m] for m in MODALITIES if row[m]), ", ".join(m for m in MODALITIES if not row[m])
+    return [f"tuples that lack an image: {absent.sum():,}, for example {one}: no {lacks}"]
 
 def tuple_dataset(name, root, table, found):
     "The `Dataset` of tuples called `name`; found: further counts to be compared with the official ones."
@@ -57,7 +57,7 @@ PERSON = re.compile(r"(\d{6})_cam(\d)")
 PARTS = {"train": "train_171", "test": "test"}
 
 def read_rgbnt201(root):
-    "The `Dataset` RGBNT201 in the layout below `root`; images are not opened. `InputError` for an image named otherwise."
+    "The `Dataset` RGBNT201 in the layout below `root`, images unopened; `InputError` for an image named otherwise."
     root, rows = official_root(root, "rgbnt201"), []
     for part, top in PARTS.items():
         own = tuples_in(root, [f"{top}/{kind}" for kind in ("RGB", "NI", "TI")], PERSON)
@@ -79,7 +79,7 @@ def vehicles_in(root, top):
     return found
 
 def read_msvr310(root):
-    "The `Dataset` MSVR310 in the layout below `root`; images are not opened. `InputError` for an image named otherwise."
+    "The `Dataset` MSVR310 in the layout below `root`, images unopened; `InputError` for an image named otherwise."
     root, rows = official_root(root, "msvr310"), {}
     for top, (part, role) in VEHICLE_FOLDERS.items():
         for name, (match, paths) in vehicles_in(root, top).items():

@@ -62,8 +62,8 @@ def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
 
     packed: tuples, or single images as `joined_by_identity` returns them; these are *paired* too.
 
-    `similarity`, `side_by_side` (for paired tuples) and `labels` as in `measure`. The first rows are those of the question that papers
-    report. `InputError` for any other split than `test`."""
+    `similarity`, `side_by_side` (for paired tuples) and `labels` as in `measure`. `InputError` for any other split
+    than `test`."""
     questions, rows, queries = official_questions(packed), [], []
     ranking = list(zip(questions, rank_questions(questions, similarity)))
     if side_by_side:

@@ -142,7 +142,8 @@ def claim_lines(ledger):
     metric = ledger.metric.where(ledger.metric == "mAP", "rank1")
     own = ledger.assign(metric=metric, verdict=ledger.verdict.map(verdict_of))
     tried = own.kind.isin(["ordering", "weight", "comparison"])
-    if own[tried].dataset.nunique() > 1: own["says"] += (", on " + own.dataset.map(data_label, na_action="ignore")).where(tried, "")
+    data = own.dataset.map(data_label, na_action="ignore")
+    if own[tried].dataset.nunique() > 1: own["says"] += (", on " + data).where(tried, "")
     keys = ["kind", "dataset", "says"]
     first = own.drop_duplicates(keys)[[*keys, "where"]]
     wide = own.pivot(index=keys, columns="metric", values="verdict").reindex(columns=["rank1", "mAP"])
