@@ -31,7 +31,8 @@ for _command in pipeline.commands.values(): app.add_command(_command)
 def check(name, root, everything):
     """Check the dataset NAME: counts as JSON, problems on standard error.
 
-    NAME is regdb, sysu (by default in data/raw) or a folder data/NAME with a dataset.json; ROOT: another folder."""
+    NAME is regdb, sysu, llcm, rgbnt201, msvr310, biwi, robotpku (by default in data/raw) or a folder data/NAME with a
+    dataset.json; ROOT: another folder."""
     from mmreid.config import read_params
     from mmreid.data.check import main as check_official
     from mmreid.data.own import report_check

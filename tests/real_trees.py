@@ -1,6 +1,6 @@
-"""Trees of tiny images under the official names of RegDB and SYSU-MM01.
+"""Trees of tiny images under the official names of RegDB, SYSU-MM01 and further datasets.
 
-They follow the official lists where those are at hand, else look-alikes."""
+The first two follow the official lists where those are at hand, else look-alikes."""
 import os
 import shutil
 
@@ -8,7 +8,10 @@ import numpy as np
 from conftest import ROOT
 from PIL import Image
 
+from mmreid.data.llcm import write_llcm
 from mmreid.data.regdb import FOLDERS, SPLITS, list_path, write_lists
+from mmreid.data.rgbd import write_rgbd
+from mmreid.data.spectra import msvr310_paths, rgbnt201_paths
 from mmreid.data.sysu import CAMERAS, PARTS, read_permutations, write_permutations
 
 OFFICIAL = ROOT.parent / "shared/official-protocols"
@@ -91,3 +94,22 @@ def sysu_tree(root, official=False, people=A_FEW, outsiders=(40,)):
 def look_alikes(folder):
     "Both datasets with a dozen people."
     return {"regdb": regdb_tree(folder / "RegDB", people=12, each=6), "sysu": sysu_tree(folder / "SYSU-MM01")}
+
+
+def filled(root, paths):
+    "`root` with one of a few pictures at each of `paths`; images of one person look alike."
+    encoded = pictures(root.parent / f"{root.name}-encoded", ".jpg")
+    for path in paths: place(root, path, encoded[sum(map(ord, path.rpartition("/")[2][:8])) % len(encoded)])
+    return root
+
+
+def further(folder):
+    "{name: root} of the other official datasets with a few people."
+    people, llcm = {"train": range(1, 7), "test": range(7, 12)}, folder / "LLCM"
+    vehicles = people | {"query": range(7, 10)}
+    trees = {"llcm": filled(llcm, write_llcm(llcm, people)),
+             "rgbnt201": filled(folder / "RGBNT201", rgbnt201_paths(people)),
+             "msvr310": filled(folder / "MSVR310", msvr310_paths(vehicles))}
+    for name, place_, stem in (("biwi", "BIWI", "biwi"), ("robotpku", "RobotPKU", "pku")):
+        trees[name] = filled(folder / place_, write_rgbd(folder / place_, stem, people=16))
+    return trees

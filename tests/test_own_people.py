@@ -17,6 +17,7 @@ from mmreid.config import read_params
 from mmreid.core import InputError
 from mmreid.data.importing import import_people
 from mmreid.data.own import check_own, require_answers
+from mmreid.data.official import OFFICIAL
 from mmreid.data.packed import pack_dataset
 from mmreid.data.samples import read_dataset
 from mmreid.methods.registry import load_params
@@ -245,4 +246,4 @@ def test_a_person_may_have_any_name(pictures, place, name):
 def test_git_takes_no_picture():
     ignored = lambda path: not subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode
     assert all(map(ignored, ("data/mine/rgb/p0/hall_0.png", "data/mine", "data/raw/own/a.png", "data/a.csv")))
-    assert not any(map(ignored, ("data/mine.dvc", "data/raw/RegDB.dvc", "data/regdb", "data/sysu")))
+    assert not any(map(ignored, ("data/mine.dvc", "data/raw/RegDB.dvc", *[f"data/{n}" for n in OFFICIAL])))

@@ -178,6 +178,35 @@ def test_all_of_sysu_is_ranked_in_six_sorts_and_two_gigabytes(trees):
     assert trials == 80 and gigabytes < 2 and seconds < 6 * once
 
 
+def without_a_person(name, root):
+    "Take one training identity out of the lists; returns {file: its former content}."
+    files = sorted((root / "idx").glob("*.txt")) if name == "regdb" else [root / "exp/train_id.txt"]
+    before = {file: file.read_bytes() for file in files}
+    for file, text in before.items():
+        lines = [line for line in text.splitlines(keepends=True) if b"/7/" not in line]
+        file.write_bytes(b"".join(lines) if name == "regdb" else text.partition(b",")[2])
+    return before
+
+
+@official
+@pytest.mark.parametrize("name, read, folder", [("regdb", read_regdb, "Thermal/7"), ("sysu", read_sysu, "cam6/0001")])
+def test_only_a_whole_dataset_bears_the_name(trees, tmp_path, name, read, folder):
+    "And not one without an image, or without a person."
+    root = trees[name]
+    whole = read(root).info
+    assert whole.incomplete == [] and whole.label == name
+    image = next((root / folder).iterdir())
+    image.rename(tmp_path / "image")
+    short = read(root).info
+    (tmp_path / "image").rename(image)
+    assert short.label == f"{name} (incomplete copy)" and any(folder in sentence for sentence in short.incomplete)
+    before = without_a_person(name, root)
+    gone = read(root).info
+    for file, text in before.items(): file.write_bytes(text)
+    fewer = "411 identities, officially 412" if name == "regdb" else "295 train identities, officially 296"
+    assert gone.label == f"{name} (incomplete copy)" and fewer in gone.incomplete and read(root).info.label == name
+
+
 @official
 @pytest.mark.parametrize("name, images", [("regdb", 8240), ("sysu", 44745)])
 def test_a_whole_dataset_passes_the_check(trees, name, images):

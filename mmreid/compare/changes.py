@@ -165,9 +165,10 @@ def compare(a, b):
     tables = read_metrics(a), read_metrics(b)
     variants, rows = changed_variants(*tables), []
     for row in variants[variants.changed > 0].itertuples():
+        folder = row.dataset.partition(" (")[0]     # without the mark of an incomplete copy
         seeds = [set(t[(t.dataset == row.dataset) & (t.variant == row.variant)].seed) for t in tables]
         seeds = sorted((seeds[0] & seeds[1]) - {"all", "none"})
-        runs = [[side.queries(f"{row.dataset}-{row.variant}-{seed}") for seed in seeds] for side in (a, b)]
+        runs = [[side.queries(f"{folder}-{row.variant}-{seed}") for seed in seeds] for side in (a, b)]
         runs = [side if None not in side else [] for side in runs]
         rows += headline_changes(*tables, row.dataset, row.variant, runs)
     return Comparison(a, b, changed_parameters(a.parameters, b.parameters), variants,

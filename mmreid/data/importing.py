@@ -17,6 +17,7 @@ import pandas as pd
 
 from ..config import validated
 from ..core import InputError, atomic_path, generator, progress
+from .official import OFFICIAL
 from .problems import Problems, files_below
 from .ranges import image_facts, proposed_range
 from .samples import KEYS, DatasetInfo, csv_columns, csv_text, read_table, write_dataset
@@ -168,7 +169,7 @@ def described(name, images, identities, modalities, pairing, ranges, made):
     return validated(DatasetInfo, info, "dataset.json")
 
 # %% ../../nbs/8_real_datasets/07_import.ipynb #44441f4c
-TAKEN = ("rendered", "regdb", "sysu", "raw", "packed")
+TAKEN = ("rendered", *OFFICIAL, "raw", "packed")
 
 def _target(name, source, force, root):
     "The new folder; `InputError` if its name cannot be used, or if the originals lie in it."

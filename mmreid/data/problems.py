@@ -86,14 +86,14 @@ def decode_all(problems, paths):
         except InputError as error: problems.add("image", error)
 
 # %% ../../nbs/8_real_datasets/03_problems.ipynb #08dbc996
-def counts(name, root, table, splits):
+def counts(name, root, table, splits, modalities=("rgb", "ir")):
     "The line of JSON as a dict; `table`: identity, camera, modality of each image; `splits`: {name: identities}."
     by = {column: {key: int(n) for key, n in table[column].value_counts().sort_index().items()}
           for column in ("modality", "camera", "identity")}
 
     def of_split(people):
         own = table[table.identity.isin(people)]
-        images = {m: int((own.modality == m).sum()) for m in ("rgb", "ir")}
+        images = {m: int((own.modality == m).sum()) for m in modalities}
         return {"identities": own.identity.nunique(), "images": images}
 
     return {"dataset": name, "root": str(root), "images": len(table), "identities": table.identity.nunique(),

@@ -8,16 +8,18 @@ __all__ = ['RAW_FOLDERS', 'open_source', 'require_sources']
 # %% ../../nbs/8_real_datasets/06_real_datasets.ipynb #d80eba3d
 from pathlib import Path
 
+from .official import OFFICIAL, official_root, reader
+from .samples import read_dataset
+
 # %% ../../nbs/8_real_datasets/06_real_datasets.ipynb #c06ed379
-RAW_FOLDERS = {"regdb": "data/raw/RegDB", "sysu": "data/raw/SYSU-MM01"}
+RAW_FOLDERS = {name: f"data/raw/{layout.folder}" for name, layout in OFFICIAL.items()}
 
 def open_source(name, root="."):
     "The `Dataset` called `name` in the repository `root`; `InputError` if it is missing, with what to put where."
-    from mmreid.data import regdb, samples, sysu
-    if name not in RAW_FOLDERS: return samples.read_dataset(Path(root, "data", name))
-    return {"regdb": regdb.read_regdb, "sysu": sysu.read_sysu}[name](Path(root, RAW_FOLDERS[name]))
+    if name not in RAW_FOLDERS: return read_dataset(Path(root, "data", name))
+    return reader(name)(Path(root, RAW_FOLDERS[name]))
 
 def require_sources(names, root="."):
-    "`InputError` if one of the datasets `names` cannot be rendered and is not in the repository `root`."
-    missing = [name for name in names if name in RAW_FOLDERS and not Path(root, RAW_FOLDERS[name]).is_dir()]
-    if missing: open_source(missing[0], root)
+    "`InputError` if one of the datasets `names` cannot be rendered and is not in its place in the repository `root`."
+    for name in names:
+        if name in RAW_FOLDERS: official_root(Path(root, RAW_FOLDERS[name]), name)

@@ -15,6 +15,7 @@ import pandas as pd
 from ..core import subset_name, subsets
 from ..data.augment import ImageTransform
 from ..data.batches import ImageStore
+from ..data.samples import INCOMPLETE
 from ..models.embeddings import embed
 from ..ranking.protocols import any_to_any, by_scenario, evaluate_retrieval, fused, single_to_single
 from ..ranking.statistics import identity_bootstrap
@@ -93,6 +94,8 @@ def headline_metrics(metrics):
             "official": official[official.setting == official.setting.head(1).squeeze()] if len(official) else official}
     values = {name: {metric: round(float(rows[rows.metric == metric].value.mean()), 4) for metric in ("rank1", "mAP")}
               for name, rows in kept.items() if len(rows)}
+    if metrics.dataset.astype(str).str.endswith(f"({INCOMPLETE})").any():
+        values = {f"{name} ({INCOMPLETE})": own for name, own in values.items()}
     chance = metrics[metrics.protocol.isin(["fused", "official"]) & (metrics.metric == "chance")].value
     return values | ({"chance": round(float(chance.iloc[0]), 4)} if len(chance) else {})
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['over_trials', 'question_rows', 'reranked', 'with_reranked', 'measure_official', 'official_questions',
-           'nothing_measured']
+           'measure_dataset', 'nothing_measured']
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #946b657f
 from dataclasses import replace
@@ -12,10 +12,11 @@ from dataclasses import replace
 import pandas as pd
 
 from ..core import InputError
-from .measure import CELL, COLUMNS, Measured, labelled
+from .measure import CELL, COLUMNS, Measured, labelled, measure
 from .results import deviations
+from ..ranking.further import QUESTIONS
 from ..ranking.metrics import rank_metrics
-from ..ranking.official import QUESTIONS, image_questions, paired_questions, rank_questions
+from ..ranking.official import image_questions, paired_questions, rank_questions
 from ..ranking.reranking import rerank
 from ..ranking.statistics import identity_bootstrap
 
@@ -57,10 +58,12 @@ def with_reranked(trials, similarity, evaluate, found, own):
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #fc28d1f7
 def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
-    """`Measured` of one model on the test images of RegDB or SYSU-MM01, `packed` as `joined_by_identity` returns it.
+    """`Measured` of one model on the test images of an official dataset.
 
-    `similarity`, `side_by_side` and `labels` as in `measure`. The first rows are those of the question that papers
-    report. `InputError` for any other split than `test`."""
+    packed: tuples, or single images as `joined_by_identity` returns them; these are *paired* too.
+
+    `similarity`, `side_by_side` (for paired tuples) and `labels` as in `measure`. `InputError` for any other split
+    than `test`."""
     questions, rows, queries = official_questions(packed), [], []
     ranking = list(zip(questions, rank_questions(questions, similarity)))
     if side_by_side:
@@ -81,17 +84,28 @@ def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #c6177a05
 def official_questions(packed):
-    """The official and the paired questions on `packed`; image by image where a dataset has no official ones.
+    """The official questions on `packed`, of single images the paired ones too; image by image where none are official.
 
     `InputError` for any other split than `test` where it has. Questions without query or gallery are left out."""
     name, split = packed.info.name, packed.table.split.iloc[0]
     if name not in QUESTIONS: own = image_questions(packed.table, packed.modalities)
     elif set(packed.table.split) == {"test"}: own = QUESTIONS[name](packed.table)
     else: raise InputError(f"evaluate.split: the official protocols of {name} need test identities only, not {split!r}")
-    found = own + paired_questions(packed.table, packed.modalities)
+    single = packed.info.pairing == "identity"
+    found = own + (paired_questions(packed.table, packed.modalities) if single else [])
     return [trials for trials in found if len(trials[0].query) and len(trials[0].gallery)]
 
 # %% ../../nbs/5_training/09_measure_official.ipynb #9c191c24
+def measure_dataset(packed, similarity, evaluate, side_by_side=None, **labels):
+    """`Measured` of one model by every protocol that `packed` has: official ones, and those of tuples.
+
+    Arguments as for `measure_official`."""
+    if packed.info.pairing == "identity": return measure_official(packed, similarity, evaluate, side_by_side, **labels)
+    found = [measure(packed.table, packed.modalities, similarity, evaluate, side_by_side=side_by_side, **labels)]
+    if packed.info.name in QUESTIONS: found.append(measure_official(packed, similarity, evaluate, **labels))
+    return Measured(*(pd.concat(parts, ignore_index=True) for parts in zip(*((m.metrics, m.queries) for m in found))))
+
+# %% ../../nbs/5_training/09_measure_official.ipynb #1e953bcd
 def nothing_measured():
     "The `Measured` of what cannot be measured on a dataset: no rows."
     numbers = ["rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"]

@@ -131,7 +131,7 @@ def _described(source, embedder, out):
                          "take a checkpoint that was trained with it, or the modality out of dataset.json")
     raw = (data.folder / "dataset.json", data.folder / "packed.json")
     place = os.path.relpath(data.folder, out) if any(path.exists() for path in raw) else data.info.name
-    return {"checkpoint": embedder.hash, "data": source.hash, "name": data.info.name, "kind": data.info.kind,
+    return {"checkpoint": embedder.hash, "data": source.hash, "name": data.info.label, "kind": data.info.kind,
             "source": place, "split": source.split, "items": len(source.table), "size": list(source.size),
             "modalities": [m for m in embedder.modalities if m in data.modalities],
             "ranges": {m: list(own.range) for m, own in data.info.modalities.items() if own.range},

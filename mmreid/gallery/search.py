@@ -176,7 +176,7 @@ def search_figure(gallery, searches, *, length=5, title="Search"):
     shape, name = gallery.made["size"][1] / gallery.made["size"][0], gallery.made["name"]
     with theme():
         fig = new_figure(min(10, wide * (height * shape + .1) + .8), len(lines) * (height + 1.1) + .8, title,
-                         name if name in DATA else f"{name} ({gallery.made['kind']} images)",
+                         name if name.partition(" (")[0] in DATA else f"{name} ({gallery.made['kind']} images)",
                          note=f"{RIGHT.marker} solid: the same person. {WRONG.marker} dashed: another person. "
                               "No mark: not known.")
         for line, each in zip(fig.subfigures(len(lines), 1, squeeze=False)[:, 0], lines):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import yaml
 
 from ..core import InputError, atomic_path, read_yaml
+from ..data.official import OFFICIAL
 from ..data.sources import require_sources
 from ..methods.registry import for_variant, load_params
 from .code import stage_code
@@ -125,9 +126,10 @@ def prepare(root="."):
     with atomic_path(Path(root, "results/prepared")) as folder:
         for stage, variant in [(stage, variant) for stage in STAGES for variant in needed(stage, params)]:
             notebook = Path(root, "nbs/stages", f"{STAGES[stage].notebook or stage}.ipynb")
-            method = [f"mmreid.methods.{params.variants[variant].method.name}"] if variant is not None else []
+            also = [f"mmreid.methods.{params.variants[variant].method.name}"] if variant is not None else []
+            if stage == "pack": also = [f"mmreid.data.{layout.module}" for layout in OFFICIAL.values()]
             settings = yaml.safe_dump(stage_settings(stage, variant, params), sort_keys=False, allow_unicode=True)
-            for suffix, text in ((".yaml", settings), (".py", stage_code(notebook, root, method))):
+            for suffix, text in ((".yaml", settings), (".py", stage_code(notebook, root, also))):
                 target = folder / prepared_path(stage, variant, suffix).relative_to("results/prepared")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text)

@@ -75,11 +75,12 @@ def style_of(name, styles=VARIANT_STYLES):
     return Style(colours[number % 7], [DASHED, LONG, MIXED][number // 7 % 3], markers[number // 21 % 5])
 
 # %% ../../nbs/7_claims/05_figures.ipynb #cc989c05
-DATA = {"rendered": "rendered people", "regdb": "RegDB", "sysu": "SYSU-MM01"}
+DATA = {"rendered": "rendered people", "regdb": "RegDB", "sysu": "SYSU-MM01", "llcm": "LLCM", "rgbnt201": "RGBNT201",
+        "msvr310": "MSVR310", "biwi": "BIWI RGBD-ID", "robotpku": "RobotPKU RGBD-ID"}
 
 def data_label(data, profile=""):
     "The label of a figure: `rendered people, profile quick`; `data` may list several datasets, joined by a comma."
-    names = ", ".join(DATA.get(name, name) for name in data.split(", "))
+    names = ", ".join(DATA.get(d, d) + mark + rest for d, mark, rest in (x.partition(" (") for x in data.split(", ")))
     return f"{names}, profile {profile}" if profile else names
 
 def new_figure(width, height, title, data, profile="", note=""):

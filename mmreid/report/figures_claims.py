@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import InputError
-from .figures import DATA, OKABE_ITO, Style, new_figure, style_of, theme
+from .figures import DATA, OKABE_ITO, Style, data_label, new_figure, style_of, theme
 from .tables import METRIC_LABELS
 
 # %% ../../nbs/7_claims/08_figures_claims.ipynb #78a0cb63
@@ -80,7 +80,7 @@ def panels_of(table):
     found = []
     shown = table[table.protocol.isin(["official", "fused"])]
     for (dataset, protocol), rows in shown.groupby(["dataset", "protocol"], sort=False):
-        where = DATA.get(dataset, dataset) + (", fused" if protocol == "fused" else "")
+        where = data_label(dataset) + (", fused" if protocol == "fused" else "")
         if rows[["claimed", "published", "measured"]].notna().any(axis=None): found.append((where, rows))
     return found
 
@@ -142,7 +142,8 @@ def claim_lines(ledger):
     metric = ledger.metric.where(ledger.metric == "mAP", "rank1")
     own = ledger.assign(metric=metric, verdict=ledger.verdict.map(verdict_of))
     tried = own.kind.isin(["ordering", "weight", "comparison"])
-    if own[tried].dataset.nunique() > 1: own["says"] += (", on " + own.dataset.map(DATA)).where(tried, "")
+    data = own.dataset.map(data_label, na_action="ignore")
+    if own[tried].dataset.nunique() > 1: own["says"] += (", on " + data).where(tried, "")
     keys = ["kind", "dataset", "says"]
     first = own.drop_duplicates(keys)[[*keys, "where"]]
     wide = own.pivot(index=keys, columns="metric", values="verdict").reindex(columns=["rank1", "mAP"])

@@ -144,7 +144,7 @@ MARKS = {"t": "its epoch was picked on test identities", "m": "the mirrored imag
 
 def column(kind, dataset, protocol):
     "The heading of a kind of figure: `published: RegDB, visible → thermal`."
-    how = protocol if protocol != "official" else HOW[dataset] if kind != "claimed" else ""
+    how = protocol if protocol != "official" else HOW.get(dataset, protocol) if kind != "claimed" else ""
     return f"{kind}: " + ", ".join(filter(None, [TITLES.get(dataset, dataset), how]))
 
 def printed(table, protocols=SHOWN):

@@ -58,7 +58,8 @@ def command(dataset, *variants):
     "What to type to measure rows on a dataset."
     rows = " ".join(f"-S '{key}=[{','.join(variants)}]'" for key in ("main_variants", "analysed_variants"))
     if dataset == "rendered": return f"dvc exp run {rows}" if variants else "make repro"
-    return f"dvc exp run -S profile=paper -S 'datasets=[{dataset}]' {rows}"
+    name = dataset.partition(" (")[0]       # without the mark of an incomplete copy
+    return f"dvc exp run -S profile=paper -S 'datasets=[{name}]' {rows}"
 
 # %% ../../nbs/7_claims/03_verdicts.ipynb #5d246e52
 def judge_publication(claim):
