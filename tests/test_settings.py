@@ -1,8 +1,5 @@
 "What a user has set for himself changes neither an executed notebook nor a figure."
-import shutil
-
 import nbformat
-import pytest
 
 from mmreid.pipeline.runner import execute
 
@@ -37,13 +34,8 @@ def executed(folder):
     return [out.get("data", out.get("text")) for cell in done.cells if cell.cell_type == "code" for out in cell.outputs]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch): monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def test_an_executed_notebook_is_the_same(tmp_path, monkeypatch):
     plain = executed(tmp_path / "plain")
     assert len(plain) == 4 and "image/png" in plain[1] and plain[2]["text/plain"] == "False"
     users_settings(tmp_path, monkeypatch)
     assert executed(tmp_path / "here") == plain
-    shutil.rmtree(tmp_path / "cache")

@@ -128,7 +128,8 @@ MODEL_CARD = """# Model card: {name}
 
 **Model.** Method `{method}` on a {backbone} of which {private} of five stages exist once for each modality;
 {parameters} million parameters, kept in half precision. Input: images of any subset of {modalities},
-{height} × {width} pixels, normalised by {normalisation}. Output: one embedding, compared by cosine. Apache-2.0. SHA-256: `{hash}`.
+{height} × {width} pixels, normalised by {normalisation}. Output: one embedding, compared by cosine.
+Apache-2.0. SHA-256: `{hash}`.
 
 **Use.** {use}
 
