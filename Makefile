@@ -118,6 +118,7 @@ site: setup  ## build the site for reading, in _site: notebooks, results, refere
 	python docs/build.py
 
 export: setup  ## write the library from the notebooks, and clean them
+	@if grep -rnE --include='*.ipynb' '^ *"?`?(<{7}|>{7}) ' nbs; then echo "error: an unfinished merge (above); finish it" >&2; exit 2; fi
 	nbdev_export
 	nbdev_clean
 

@@ -109,7 +109,7 @@ def sweep(key, values, variant, seeds, jobs, name):
 @click.option("--out", type=click.Path(path_type=Path), help="By default build/embeddings/NAME, or NAME-SPLIT.")
 @click.option("--split", type=click.Choice(["train", "val", "test"]), help="By default all.")
 @click.option("--size", metavar="HEIGHTxWIDTH", callback=as_size,
-              help="Of the images; by default that of the profile with the checkpoint's backbone.")
+              help="Of the images; by default that of the checkpoint's training.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 def embed_dataset(source, checkpoint, out, split, size, batch_size):
     """Write the embeddings of a dataset for every subset of its modalities, to be searched.
@@ -165,16 +165,16 @@ def search_gallery(gallery, images, row, own, subset, k, index, leave_out, witho
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="A trained network; by default the one that ships.")
 @click.option("--out", type=click.Path(path_type=Path), default="build/export", show_default=True)
 @click.option("--format", "chosen", type=click.Choice(["onnx", "pt2", "both"]), default="both", show_default=True)
-@click.option("--height", default=96, show_default=True, help="Of the images that the network was trained with.")
-@click.option("--width", default=48, show_default=True)
-def export(checkpoint, out, chosen, height, width):
+@click.option("--size", metavar="HEIGHTxWIDTH", callback=as_size,
+              help="Of the images; by default that of the checkpoint's training.")
+def export(checkpoint, out, chosen, size):
     """Write a trained network for programs without this library: ONNX, and a package of torch.export.
 
     Every file is compared with PyTorch on all subsets of the modalities; one that differs is not kept."""
     from mmreid.gallery.export import WRITERS, export
     from mmreid.training.shipped import SHIPPED
     formats = tuple(WRITERS) if chosen == "both" else (chosen,)
-    for row in export(checkpoint or SHIPPED, out, formats, (height, width)):
+    for row in export(checkpoint or SHIPPED, out, formats, size):
         print(f"{row['file']}: {row['megabytes']:.1f} MB, differs from PyTorch by at most {row['difference']:.1e}")
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #d2b2c7d8

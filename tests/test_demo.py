@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmreid.core import InputError
 from mmreid.course.people import lesson_people
-from mmreid.gallery.demo import Gallery, in_words, query_of, search_figure, searched_people
+from mmreid.gallery.demo import PeopleSearch, in_words, query_of, query_figure, searched_people
 from mmreid.gallery.demo_page import Page, application
 from mmreid.report.figures import png_bytes
 from mmreid.training.shipped import shipped_network
@@ -26,7 +26,7 @@ WAIT = 300_000      # milliseconds until a page is there, on a machine that does
 
 
 @pytest.fixture(scope="module")
-def gallery(): return Gallery(*shipped_network(), searched_people(lesson_people, "no/such/folder"))
+def gallery(): return PeopleSearch(*shipped_network(), searched_people(lesson_people, "no/such/folder"))
 
 
 def stored(size, mode="RGB"):
@@ -47,7 +47,7 @@ def test_a_dark_query_needs_more_than_colour(gallery):
 def test_the_figure_is_the_search(gallery):
     "Another subset, another picture; the same search, the same bytes."
     people = gallery.people
-    draw = lambda chosen: png_bytes(search_figure(gallery.search(query_of(people, 0), chosen), people, data="rendered"))
+    draw = lambda chosen: png_bytes(query_figure(gallery.search(query_of(people, 0), chosen), people, data="rendered"))
     one = draw(("rgb",))
     assert one == draw(("rgb",)) != draw(("rgb", "ir"))
     assert in_words(gallery.search(query_of(people, 0), ("ir",)), people).count("Rank") == 6

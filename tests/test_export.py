@@ -9,7 +9,9 @@ import torch
 from mmreid.app import main
 from mmreid.core import InputError, file_hash, subset_name, subsets
 from mmreid.data.augment import ImageTransform
-from mmreid.gallery.export import check_export, opened
+from mmreid.gallery.export import check_export, export_latency, opened
+from mmreid.methods.checkpoints import save_network
+from mmreid.report.benchmarks import COLUMNS
 from mmreid.training.shipped import SHIPPED, shipped_network
 
 SIZE = (96, 48)
@@ -111,8 +113,26 @@ def test_a_file_that_is_no_checkpoint(capsys, tmp_path):
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_package_that_is_missing(capsys, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    assert f"ONNX needs {name} (pip install 'mmreid[export]')" in refused(capsys, tmp_path)
+    assert f"the format onnx needs {name}: pip install 'mmreid[export]'" in refused(capsys, tmp_path)
 
 
 def test_a_size_that_the_network_cannot_have(capsys, tmp_path):
-    assert "size: height" in refused(capsys, tmp_path, "--height", "100")
+    assert "the height must be a multiple of 96" in refused(capsys, tmp_path, "--size", "100x48")
+
+
+def test_the_size_is_that_of_the_training(tmp_path, monkeypatch):
+    "The checkpoint states it; nobody has to know it."
+    checkpoint, seen = tmp_path / "wide.safetensors", []
+    save_network(checkpoint, *shipped_network(), size=(192, 64))
+    monkeypatch.setattr("mmreid.gallery.export.traced", lambda network, statistics, size: seen.append(size))
+    monkeypatch.setattr("mmreid.gallery.export.output_width", lambda program: 1536)
+    monkeypatch.setattr("mmreid.gallery.export.check_export", lambda path, network, statistics, size: seen.append(size))
+    monkeypatch.setitem(sys.modules["mmreid.gallery.export"].WRITERS, "pt2", lambda _, path, texts: path.write_text(
+        texts["height"]))
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--format", "pt2"]) == 0
+    assert seen == [(192, 64)] * 2 and (tmp_path / "wide.pt2").read_text() == "192"
+
+
+def test_latency_is_a_row_of_the_benchmarks(exported):
+    row, = export_latency(exported / FILES[0], batches=[2], subset=("rgb", "ir"), rounds=1)
+    assert list(row) == COLUMNS and row["what"] == "embedding, batch of 2, rgb+ir, onnx" and row["seconds"] > 0

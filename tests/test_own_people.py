@@ -153,6 +153,31 @@ def pipe(folder):
     os.mkfifo(folder / "ir/p0/hall_0.png")
 
 
+def a_folder(folder):
+    missing(folder)
+    (folder / "ir/p0/hall_0.png").mkdir()
+
+
+def a_link_to_itself(folder):
+    missing(folder)
+    (folder / "ir/p0/hall_0.png").symlink_to("hall_0.png")
+
+
+def twice(folder):
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"name"', '"name": "mine", "name"', 1))
+
+
+def half_merged(folder):
+    path = folder / "samples.csv"
+    path.write_text(f"{path.read_text()}<<<<<<< HEAD\n")
+
+
+def latin(folder):
+    path = folder / "samples.csv"
+    path.write_bytes(path.read_bytes() + "José,hall,train,normal,,,\n".encode("latin-1"))
+
+
 def one_level(folder):
     for path in (folder / "ir").rglob("*.png"): Image.new("L", SIZE[::-1], 7).save(path)
 
@@ -188,6 +213,9 @@ FAULTS = {unreadable: "ir/p0/hall_0.png: image cannot be read", missing: "ir/p0/
           one_camera: "camera hall: none of its people is seen by another camera",
           a_cell_too_many: "cells for 7 columns", a_cell_too_few: "samples.csv line 16: 3 cells for 7 columns",
           no_row: "samples.csv: the table has no row",
+          a_folder: "ir/p0/hall_0.png: a folder, not an image", a_link_to_itself: "ir/p0/hall_0.png: not a file",
+          twice: "dataset.json: not JSON (the key 'name' is there twice)", latin: "samples.csv line 16: not UTF-8",
+          half_merged: "samples.csv line 16: an unfinished merge (<<<<<<< HEAD)",
           misspelt: "dataset.json: pairnig: unknown key (pairing is meant?)"}
 
 
@@ -221,6 +249,58 @@ def test_pictures_without_frames_become_single_images(pictures, place):
     assert mine.info.pairing == "identity" and len(mine.table) == 36 and problems() == []
     assert (place / "data/mine" / next(p for p in mine.table.ir if p)).is_symlink()
     require_data(read_params())
+
+
+@pytest.mark.parametrize("name", ["row", "query", "hit", "modalities", "camera_x", "split"])
+def test_a_modality_is_not_called_as_something_else(pictures, place, name):
+    (pictures / "ir").rename(pictures / name)
+    with pytest.raises(InputError, match=f"modality '{name}': this name is taken; choose another"): imported(pictures)
+    assert not (place / "data/mine").exists()
+
+
+def test_a_name_that_networks_cannot_hold_is_refused(pictures, place):
+    (pictures / "ir").rename(pictures / "values")
+    imported(pictures)
+    with pytest.raises(InputError, match="'values' is a name of PyTorch's own"): require_data(read_params())
+
+
+@pytest.mark.parametrize("text, fault", [("profile: quick\nprofile: quick\n", "line 2: not YAML .*'profile' is there"),
+                                         ("<<<<<<< HEAD\nseeds: [1]\n", "line 1: an unfinished merge")])
+def test_a_fault_of_the_parameters_has_a_line(place, text, fault):
+    (place / "params.yaml").write_text(text)
+    with pytest.raises(InputError, match=f"params.yaml {fault}"): read_params()
+
+
+def experiment(root, *words):
+    "`dvc exp run` of the stages up to `pack`, in a temporary workspace, on data/mine and with a small number."
+    values = ("-S", "datasets=[mine]", "-S", "profiles.quick.train.weight_decay=0.00001")
+    return run("dvc", "exp", "run", "--temp", *words, *values, "pack", root=root)
+
+
+def test_an_experiment_in_a_temporary_workspace(pictures, tmp_path):
+    "It has no data/mine, and says how to get it; each way works. `weight_decay=0.00001` is a number."
+    root = shrunken(tmp_path / "tree")
+    change_parameters(root, lambda values: values["profiles"]["quick"]["train"].update(batch_tuples=1))
+    commit(root, "small batches")
+    import_people("mine", pictures, shares=[.5, 0, .5], root=root)
+    done = experiment(root)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    said = done.stdout + done.stderr
+    assert "`dvc add data/mine` and commit data/mine.dvc, or give `-C data/mine` to `dvc exp run`" in said
+    done = experiment(root, "-C", "data/mine", "--name", "copied")
+    assert done.returncode == 0, done.stderr
+    assert run("dvc", "add", "data/mine", root=root).returncode == 0
+    commit(root, "the data")
+    done = experiment(root, "--name", "kept")
+    assert done.returncode == 0, done.stderr
+    for name in ("copied", "kept"):
+        assert "mine" in git(root, "show", f"{experiment_commit(root, name)}:dvc.lock").stdout
+
+
+def experiment_commit(root, name):
+    "The commit of an experiment."
+    refs = git(root, "for-each-ref", "--format=%(refname)", "refs/exps").stdout.split()
+    return next(ref for ref in refs if ref.endswith(f"/{name}"))
 
 
 def test_a_photograph_is_turned_upright(pictures, place):

@@ -17,7 +17,7 @@ import pandas as pd
 from ..core import InputError
 from .sides import Side
 from ..evaluation.measure import CELL
-from ..evaluation.results import cross_modal_queries, headline_queries
+from ..evaluation.results import cross_modal_queries, headline_queries, metrics_table
 from ..ranking.statistics import paired_bootstrap
 
 # %% ../../nbs/9_how_it_runs/14_changes.ipynb #a7440df3
@@ -48,8 +48,7 @@ def read_metrics(side):
     "The table `metrics.csv` of a `Side`; `InputError` says how to get one that is missing."
     content = side.read(f"{side.folder}/metrics.csv")
     if content is None: raise InputError(f"{side.name}: no {side.folder}/metrics.csv; to get it: {side.remedy}")
-    how = dict(keep_default_na=False, na_values={name: "" for name in ("value", "low", "high")})
-    return pd.read_csv(io.BytesIO(content), dtype={"seed": str, "variant": str}, **how)
+    return metrics_table(io.BytesIO(content))
 
 def changed_variants(a, b):
     """A table `dataset`, `variant`, `where`, `figures`, `changed` of the rows in which two tables of metrics differ.

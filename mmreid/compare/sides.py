@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
-from ..core import InputError
+from ..core import InputError, as_text, parse_yaml
 from ..evaluation.results import read_results
 
 # %% ../../nbs/9_how_it_runs/13_sides.ipynb #dad60f28
@@ -59,8 +57,9 @@ class Side:
 
     @property
     def parameters(self):
-        "The content of its `params.yaml`; {} where there is none."
-        return yaml.safe_load(self.read("params.yaml") or b"") or {}
+        "The content of its `params.yaml`; {} where there is none. `InputError` for what is not YAML."
+        where = f"{self.name}: params.yaml"
+        return parse_yaml(as_text(self.read("params.yaml") or b"", where), where) or {}
 
     @property
     def remedy(self):

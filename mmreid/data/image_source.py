@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core import InputError, content_hash, file_hash, progress
-from .images import decode
+from .images import decode, reading
 from .packed import Packed, open_packed
 from .samples import Dataset, read_dataset
 
@@ -55,10 +55,12 @@ class ImageSource:
         "SHA-256 of the table and of the content of every image; `InputError` names an image that is missing."
         if isinstance(self.data, Packed): return content_hash([self.data.hash, self.split])
         paths = [self.data.folder / path for m in self.data.modalities for path in self.table[m] if path]
-        try: files = [file_hash(path) for path in progress(paths, desc="reading")]
-        except OSError as error:
-            raise InputError(f"{error.filename}: image cannot be read ({error.strerror})") from None
+        files = [_image_hash(path) for path in progress(paths, desc="reading")]
         return content_hash([self.data.info.model_dump(), self.table.to_csv(), files])
+
+def _image_hash(path):
+    "SHA-256 of an image file; `InputError` for one that cannot be read, and for a folder or a pipe."
+    with reading(path): return file_hash(path)
 
 # %% ../../nbs/2_data/15_image_source.ipynb #4048e59b
 def image_source(data, size, split=None):

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError, atomic_path, generator, progress
+from ..core import InputError, atomic_path, generator, progress, read_text
 from .official import OFFICIAL
 from .problems import Problems, files_below
 from .ranges import image_facts, proposed_range
-from .samples import KEYS, DatasetInfo, csv_columns, csv_text, read_table, write_dataset
+from .samples import KEYS, DatasetInfo, csv_columns, read_table, write_dataset
 
 # %% ../../nbs/8_real_datasets/07_import.ipynb #c185d0d1
 FIELDS = ("modality", "identity", "camera", "frame", "split", "scenario")
@@ -74,7 +74,7 @@ def _image(file, target, said, alone):
 # %% ../../nbs/8_real_datasets/07_import.ipynb #5c2687f5
 def images_in_table(path):
     "(images, left out) of a CSV table, as `images_in_folders`; `InputError` for a table without columns of images."
-    columns = csv_columns(path, csv_text(path))
+    columns = csv_columns(path, read_text(path))
     table = read_table(path, [c for c in columns if c not in NEEDED], NEEDED[1:])
     others = [c for c in columns if c not in FIELDS]
     modalities = [c for c in others if table[c].str.lower().str.endswith(ENDINGS).any()]

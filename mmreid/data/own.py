@@ -20,7 +20,7 @@ from .packed import Packed
 from .problems import Problems, compare, files_below
 from .ranges import image_facts
 from .samples import read_dataset
-from .sources import RAW_FOLDERS
+from .sources import RAW_FOLDERS, temporary_remedy
 from ..ranking.official import image_questions, joined_by_identity, paired_questions
 from ..ranking.protocols import by_scenario, fused, has_positive, present_in, single_to_single
 
@@ -96,7 +96,10 @@ def _tuples(part, split):
 # %% ../../nbs/8_real_datasets/08_own.ipynb #ca81b5c2
 def needs_of(dataset, train, split):
     "`Needs` of a dataset; `train`: `mmreid.config.Train`; `split`: the one that is measured."
-    refused, info = [], dataset.info
+    from torch.nn import ModuleDict     # it holds the networks' own part of each modality, by its name
+    refused, info, networks = [], dataset.info, ModuleDict()
+    for m in info.modalities:
+        if hasattr(networks, m): refused.append(f"modalities: {m!r} is a name of PyTorch's own; choose another")
     if len(info.modalities) < 2:
         refused.append(f"modalities: only {', '.join(info.modalities)}; every row needs two at least")
     if info.kind == "rendered" and "mask" not in info.extras:
@@ -113,7 +116,9 @@ def require_answers(names, profile, root="."):
     for name in names:
         if name == "rendered" or name in RAW_FOLDERS: continue
         folder = Path(root, "data", name)
-        if not folder.is_dir(): raise InputError(f"{folder}: no such dataset; `mmreid import {name} SOURCE` makes it")
+        if not folder.is_dir():
+            remedy = temporary_remedy(f"data/{name}", root) or f"`mmreid import {name} SOURCE` makes it"
+            raise InputError(f"{folder}: no such dataset; {remedy}")
         needs = needs_of(read_dataset(folder), profile.train, profile.evaluate.split)
         if needs.refused: raise InputError(f"{folder}: {needs.refused[0]}" + more(needs.refused))
         left += [f"{folder}: left out: {sentence}" for sentence in needs.left_out]

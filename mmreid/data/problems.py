@@ -60,7 +60,7 @@ def is_within(path, folder):
 
 def _first_missing(root, path):
     "The outermost folder of `path` that does not exist below `root`, or `path` itself."
-    return next(str(p) for p in [*reversed(Path(path).parents), Path(path)] if not (root / p).exists())
+    return next((str(p) for p in reversed(Path(path).parents) if not (root / p).exists()), path)
 
 def compare(problems, expected, files, closed, allowed=lambda path: False):
     """The `expected` images that are among `files`, sorted.
@@ -72,7 +72,8 @@ def compare(problems, expected, files, closed, allowed=lambda path: False):
     for path in missing:
         first, name = _first_missing(problems.root, path), Path(path).name
         elsewhere = f"; an image of this name is at {stray_of[name]}" if name in stray_of else ""
-        if first == path: problems.add("missing", f"{path}: missing{elsewhere}")
+        if (problems.root / path).is_dir(): problems.add("image", f"{path}: a folder, not an image")
+        elif first == path: problems.add("missing", f"{path}: missing{elsewhere}")
         else: gone[first] += 1
     for folder, count in gone.items(): problems.add("folder", f"{folder}: no such folder ({count:,} images missing)")
     for path in strays: problems.add("unexpected", f"{path}: unexpected file")

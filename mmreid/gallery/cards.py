@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import mmreid
-from ..core import InputError, atomic_path, file_hash, write_json
+from ..core import InputError, atomic_path, file_hash, optional, write_json
 from ..data.samples import KEYS, read_dataset
 from .export import USE
 from ..methods.checkpoints import load_network, read_description
@@ -25,9 +25,7 @@ ABOUT = {"identity": "The rendered person.", "camera": "The camera.", "scenario"
 
 def croissant_library():
     "The package `mlcroissant`; `InputError` where it is missing."
-    try: import mlcroissant
-    except ImportError: raise InputError("Croissant needs mlcroissant (pip install 'mmreid[cards]')") from None
-    return mlcroissant
+    return optional("mlcroissant", "a Croissant description", "cards")
 
 def column_type(library, column):
     "Croissant's type of a column of a table."
@@ -129,8 +127,9 @@ MODEL_CARD = """# Model card: {name}
 [Model Cards for Model Reporting](https://doi.org/10.1145/3287560.3287596).
 
 **Model.** Method `{method}` on a {backbone} of which {private} of five stages exist once for each modality;
-{parameters} million parameters, kept in half precision. Input: images of any subset of {modalities}, normalised by
-{normalisation}. Output: one embedding, compared by cosine. Apache-2.0. SHA-256: `{hash}`.
+{parameters} million parameters, kept in half precision. Input: images of any subset of {modalities},
+{height} × {width} pixels, normalised by {normalisation}. Output: one embedding, compared by cosine.
+Apache-2.0. SHA-256: `{hash}`.
 
 **Use.** {use}
 
@@ -162,7 +161,8 @@ def model_card(path=SHIPPED):
     return MODEL_CARD.format(
         name=Path(path).stem, method=built["variant"]["method"]["name"], backbone=model["backbone"],
         private=model["private_stages"], parameters=f"{network.parameter_count / 1e6:.2f}", normalisation=by,
-        modalities=", ".join(built["modalities"]), hash=file_hash(path), use=USE, not_for=NOT_FOR,
+        modalities=", ".join(built["modalities"]), height=built["size"][0], width=built["size"][1],
+        hash=file_hash(path), use=USE, not_for=NOT_FOR,
         chance=chance, figures=figure_table(figures))
 
 # %% ../../nbs/8_real_datasets/16_cards.ipynb #bf9a132c

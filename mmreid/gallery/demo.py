@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'SHAPES', 'USED', 'MARKS', 'LEGEND', 'searched_people', 'Query', 'query_of', 'own_image', 'Found',
-           'gallery_rows', 'chosen_images', 'Gallery', 'in_words', 'pale', 'under_map', 'query_columns', 'draw_query',
-           'rank_label', 'draw_ranks', 'heading', 'search_figure']
+           'gallery_rows', 'chosen_images', 'PeopleSearch', 'in_words', 'pale', 'under_map', 'query_columns',
+           'draw_query', 'rank_label', 'draw_ranks', 'heading', 'query_figure']
 
 # %% ../../nbs/8_real_datasets/13_demo.ipynb #02b4b707
 import io
@@ -22,19 +22,23 @@ from ..core import InputError, subset_name
 from ..data.augment import ImageTransform
 from ..data.batches import ImageStore
 from ..data.packed import open_packed
+from ..methods.checkpoints import read_description
 from ..models.network import whole
 from ..report.figures import MODALITY_STYLES, Style, new_figure, style_of, theme
 from ..report.figures_ranking import RIGHT, WRONG, show_image, tuple_image
+from ..training.shipped import SHIPPED
 
 # %% ../../nbs/8_real_datasets/13_demo.ipynb #00b40477
 ROOT = Path(mmreid.__file__).parents[1]      # the repository
 
-def searched_people(otherwise, folder=ROOT / "data/packed/rendered"):
+def searched_people(otherwise, folder=ROOT / "data/packed/rendered", size=None):
     """The test people of the packed dataset in `folder`, or of `otherwise()` where there is none; both `Packed`.
 
+    size: (height, width) of the images, by default that of the network that ships; a dataset of another is not used.
     `InputError` for a packed dataset that is damaged."""
-    packed = open_packed(folder) if Path(folder, "packed.json").exists() else otherwise()
-    return packed.only("test")
+    packed = open_packed(folder) if Path(folder, "packed.json").exists() else None
+    fits = packed is not None and packed.size == (size or read_description(SHIPPED)["size"])
+    return (packed if fits else otherwise()).only("test")
 
 # %% ../../nbs/8_real_datasets/13_demo.ipynb #e7423dd6
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def chosen_images(query, chosen):
     raise InputError(f"The query has no image in {subset_name(chosen)}; choose {' or '.join(query.images)}.")
 
 # %% ../../nbs/8_real_datasets/13_demo.ipynb #3f3827e4
-class Gallery:
+class PeopleSearch:
     "`people` (`Packed`) embedded by `network`, a `Joint` or `Weighted` with the input `statistics`, to be searched."
     def __init__(self, network, statistics, people, batch=64):
         if network.modalities != people.modalities:
@@ -208,7 +212,7 @@ def heading(found):
     who = "own images" if query.identity is None else f"person {query.identity}, {query.camera}"
     return f"Query: {who}; used: {subset_name(found.subset)}"
 
-def search_figure(found, people, *, data, alike=False, profile=""):
+def query_figure(found, people, *, data, alike=False, profile=""):
     """A query, where the network looks, the weights and the first ranks.
 
     data: label of the people; alike: whether the network weighs all modalities alike, whatever they show."""

@@ -12,9 +12,9 @@ from base64 import b64encode
 import numpy as np
 from PIL import Image
 
-from ..core import InputError
+from ..core import InputError, optional
 from ..evaluation.analysis import has_weights
-from .demo import (LEGEND, MARKS, Gallery, Query, heading, own_image, query_columns, query_of,
+from .demo import (LEGEND, MARKS, PeopleSearch, Query, heading, own_image, query_columns, query_of,
                                  rank_label)
 from ..report.figures import MODALITY_STYLES, data_label, style_of
 from ..report.figures_ranking import tuple_image
@@ -71,7 +71,7 @@ STYLE = """<style>
 
 # %% ../../nbs/8_real_datasets/14_demo_page.ipynb #95d8098d
 class Page:
-    "The widgets of a search in a `Gallery`; `box` holds them all. `data`: label of the people."
+    "The widgets of a search in a `PeopleSearch`; `box` holds them all. `data`: label of the people."
     def __init__(self, gallery, data="rendered", length=6):
         import ipywidgets as w
         self.gallery, self.own, self.found, table = gallery, {}, None, gallery.people.table
@@ -155,7 +155,6 @@ def application(load, data="rendered"):
     """The widgets over what `load()` returns: (network, statistics, people).
 
     An `InputError` of `load` becomes a sentence, too. `InputError` without ipywidgets."""
-    try: from ipywidgets import HTML
-    except ImportError: raise InputError("the demo needs ipywidgets: pip install 'mmreid[demo]'") from None
-    try: return Page(Gallery(*load()), data).box
+    HTML = optional("ipywidgets", "the demo", "demo").HTML
+    try: return Page(PeopleSearch(*load()), data).box
     except InputError as error: return HTML(STYLE + f'<div class="demo">{fault_html(error)}</div>')

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from ..core import InputError, atomic_path, clear_partial, progress, subset_name, subsets
 from ..data.image_source import image_source
 from ..data.images import decode
-from ..data.samples import KEYS
+from ..data.samples import KEYS, read_table
 from ..data.sources import RAW_FOLDERS, open_source
 from ..data.streamed import streamed_tensors
 from ..models.embeddings import subset_passes
@@ -116,8 +116,7 @@ def open_gallery(folder):
     "The `Gallery` in `folder`; `InputError` names a file that is missing or does not belong to one."
     folder = Path(folder)
     made, path = _read(folder), folder / "images.csv"
-    try: table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError: raise InputError(f"{path}: no such file") from None
+    table = read_table(path, [*made["modalities"], "modalities"])
     if len(table) != made["items"]: raise InputError(f"{path}: {len(table)} items, but {made['items']} were embedded")
     return Gallery(folder, made, table)
 

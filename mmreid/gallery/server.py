@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import mmreid
-from ..core import InputError
+from ..core import InputError, optional
 
 # %% ../../nbs/8_real_datasets/15_demo_server.ipynb #c4459543
 JUPYTER = str(files("mmreid.gallery").joinpath("jupyter"))      # the template is below it
@@ -22,7 +22,8 @@ NOWHERE = "; ".join(["default-src 'self'", "script-src 'self' 'unsafe-inline' 'u
 def environment(profile):
     "Environment variables with which Jupyter and IPython find no settings of a user; `profile`: an empty folder."
     return {"JUPYTER_NO_CONFIG": "1", "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_PATH": JUPYTER,
-            "JUPYTER_DATA_DIR": profile, "IPYTHONDIR": profile, "MATPLOTLIBRC": os.devnull, "TQDM_DISABLE": "1"}
+            "JUPYTER_DATA_DIR": profile, "IPYTHONDIR": profile, "PYTHONSTARTUP": "", "MATPLOTLIBRC": os.devnull,
+            "TQDM_DISABLE": "1"}
 
 def server_settings(port):
     "Settings of Voilà, as {class: {name: value}}."
@@ -33,6 +34,7 @@ def server_settings(port):
             "VoilaConfiguration": {"template": "local", "allow_template_override": "NO", "allow_theme_override": "NO",
                                    "extension_allowlist": ["@voila-dashboards/widgets-manager8",
                                                            "@jupyter-widgets/jupyterlab-manager"]},
+            "MappingKernelManager": {"cull_idle_timeout": 3600, "cull_interval": 300},
             "ZMQChannelsWebsocketConnection": {"limit_rate": False},       # pictures are large
             "KernelManager": {"transport": "ipc"}}      # files that only this user can open, in place of ports
 
@@ -52,8 +54,7 @@ def serve(port, profile, browser=True, notebook=DEMO):
     if not Path(notebook).is_file(): raise InputError(f"{notebook}: no such file; install mmreid from a clone")
     refuse_taken(port)
     os.environ.update(environment(profile))
-    try: from voila.app import Voila
-    except ImportError: raise InputError("the demo needs Voilà: pip install 'mmreid[demo]'") from None
+    Voila = optional("voila.app", "the demo", "demo").Voila
     from tornado.ioloop import IOLoop
     from traitlets.config import Config
 

@@ -102,6 +102,8 @@ def ended(app, words=None, name=None):
         error.show()
         return error.exit_code
     except InputError as error: status, line = 2, error
+    except SyntaxError as error:
+        status, line = 2, f"{error.filename} line {error.lineno}: not Python ({error.msg}); is a merge unfinished?"
     except Busy as error: status, line = 3, error
     except (StageFailed, OSError) as error: status, line = 1, error
     except click.Abort: status, line = 130, "interrupted"

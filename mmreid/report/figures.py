@@ -25,13 +25,13 @@ from ..core import InputError, atomic_path, stream_seed
 # %% ../../nbs/7_claims/05_figures.ipynb #8be1ec8f
 @contextmanager
 def theme():
-    "Seaborn's white grid with light lines, and fonts of 9 points and more."
+    "Seaborn's white grid with light lines, and fonts of 9 points and more; nothing of the user's own settings."
     ticks = {f"{axis}tick.labelsize": 9.5 for axis in "xy"}
-    sizes = {"font.size": 10, "axes.labelsize": 10, "legend.fontsize": 9.5, **ticks}
+    sizes = {"font.size": 10, "axes.labelsize": 10, "legend.fontsize": 9.5, "figure.dpi": 90, **ticks}
     titles = {"axes.titlesize": 11, "axes.titlelocation": "left", "figure.titlesize": 13, "figure.titleweight": "bold"}
-    lines = {"grid.color": ".9", "axes.edgecolor": ".6", "legend.frameon": False, "figure.dpi": 90}
     colours = mpl.cycler(color=[OKABE_ITO[name] for name in ("blue", "vermillion", "green", "purple", "orange", "sky")])
-    with mpl.rc_context({**sns.axes_style("whitegrid"), **sizes, **titles, **lines, "axes.prop_cycle": colours}): yield
+    lines = {"grid.color": ".9", "axes.edgecolor": ".6", "legend.frameon": False, "axes.prop_cycle": colours}
+    with mpl.style.context(["default", {**sns.axes_style("whitegrid"), **sizes, **titles, **lines}]): yield
 
 # %% ../../nbs/7_claims/05_figures.ipynb #a36a77e5
 OKABE_ITO = dict(black="#000000", orange="#E69F00", sky="#56B4E9", green="#009E73", blue="#0072B2",
@@ -98,6 +98,7 @@ class Picture(Figure):
     def _repr_png_(self): return png_bytes(self)
 
 # %% ../../nbs/7_claims/05_figures.ipynb #6f6b32ce
+@mpl.style.context("default")
 def png_bytes(fig, *, dpi=90, palette=None, limit=300_000):
     """The figure as PNG, the same bytes for the same figure.
 
