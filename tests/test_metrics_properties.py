@@ -6,8 +6,9 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmreid.core import InputError
-from mmreid.ranking.metrics import (assert_same_ranking, chance, identity_codes, rank_metrics,
-                                    rank_metrics_by_definition, rank_ordered, rank_rows, stable_order)
+from mmreid.ranking.metrics import (assert_same_ranking, identity_codes, rank_metrics, rank_metrics_by_definition,
+                                    rank_ordered, rank_rows, stable_order)
+from mmreid.ranking.protocols import chance
 
 DISTANCES = {
     "ties": st.integers(0, 3).map(float),

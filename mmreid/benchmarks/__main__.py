@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BENCHMARKS', 'measured', 'as_text', 'written', 'shown', 'main']
 
-# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #855cdce5
+# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #1767578d
 import csv, importlib, sys
 from argparse import ArgumentParser
 from pathlib import Path
@@ -13,16 +13,17 @@ from pathlib import Path
 from ..core import InputError, atomic_path
 from ..report.benchmarks import COLUMNS, as_row, machine
 
-# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #19a8e22a
+# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #020a657f
+def _params():
+    from mmreid.methods.registry import load_params
+    return load_params()
+
 def _setting():
     "The packed rendered people and the parameters."
     from mmreid.data.packed import Packed
-    from mmreid.methods.registry import load_params
-    return Packed.open("data/packed/rendered"), load_params()
+    return Packed.open("data/packed/rendered"), _params()
 
 def _call(module, name): return getattr(importlib.import_module(f"mmreid.benchmarks.{module}"), name)
-
-def _params(): return _setting()[1]
 
 BENCHMARKS = {
     "metrics": lambda: _call("measuring", "metrics")(),
@@ -40,14 +41,14 @@ BENCHMARKS = {
     "runner": lambda: _call("running", "runner")(),
     "imports": lambda: _call("running", "imports")()}
 
-# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #eef0b6cc
+# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #34a6a12c
 def measured(name, benchmarks=BENCHMARKS):
     "The rows of a benchmark, with its name and the machine's; one with the reason where a package or data are missing."
     try: rows = benchmarks[name]()
     except (ImportError, InputError) as error: rows = [as_row(name, note=f"not measured: {error}")]
     return [{"benchmark": name, **row, "machine": machine()} for row in rows]
 
-# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #41f40452
+# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #8c4f4e25
 def as_text(value):
     "A value of a row for the table: four digits after the point, or significant ones where there are few."
     if value != value: return ""
@@ -68,7 +69,7 @@ def shown(row):
                if row[name] == row[name]]
     return f"{row['what']}{against}: {', '.join([*figures, *[row['note']][:bool(row['note'])]])}"
 
-# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #6d10c167
+# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #f1c8cef3
 def main(words=None):
     "Run all benchmarks and write results/benchmarks.csv, or show those of `--only`; returns the exit status."
     parser = ArgumentParser(prog="python -m mmreid.benchmarks", description="Measure what things cost.")
@@ -82,5 +83,5 @@ def main(words=None):
     if out: written(rows, out)
     return 0
 
-# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #ddc79ea8
+# %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #cc59c012
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())

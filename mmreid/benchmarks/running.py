@@ -40,7 +40,7 @@ def runner(code="import torch", rounds=3):
 # %% ../../nbs/9_how_it_runs/24_bench_running.ipynb #42176645
 IMPORTS = "ranking.metrics", "training.loop", "training.embedder", "pipeline.runner", "report.figures", "gallery.search"
 
-def imports(names=IMPORTS, against="torch", rounds=3):
+def imports(names=IMPORTS, against="torch", rounds=2):
     "Rows: the import of modules of the library in a fresh Python, against that of another module."
     return [timed_row(f"importing mmreid.{name}", lambda: script(f"import mmreid.{name}"), f"importing {against}",
                       lambda: script(f"import {against}"), rounds, warm=False) for name in names]

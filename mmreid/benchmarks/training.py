@@ -107,7 +107,7 @@ def step_parts(own):
     (images, random), present, kept, identity = run("batch", lambda: data.batch(step))
     data.transform = augment
     images = run("augmentation", lambda: augment(images, random))
-    game.prepared.train()
+    game.module.train()
     passes = training_passes(present, kept, own.network.variant.passes)
     with own.accelerator.autocast():
         embedding = run("forward", lambda: own.network(images, present, passes))
@@ -163,14 +163,17 @@ def obstacle(precision, compiled):
         if Path("/proc/cpuinfo").exists() else False
     return "" if fast or precision == torch.float32 else "the processor has no instructions for bf16"
 
-def networks(params, sizes=None, tuples=8, rounds=3):
-    "Forward and backward of backbones at their sizes, in several ways against 32 bits with the channels first."
-    rows = []
+def networks(params, sizes=None, tuples=None, rounds=3):
+    """Forward and backward of backbones at their sizes, in several ways against 32 bits with the channels first.
+
+    tuples: by default 8, on a GPU 32."""
+    tuples, rows = tuples or (32 if torch.cuda.is_available() else 8), []
     for backbone, size in (sizes or SIZES).items():
         first = network_step(params, backbone, size, tuples, torch.float32, False, False)
         for name, way in WAYS.items():
             what, against = f"{backbone}, {size[0]} x {size[1]}, {name}", "32 bits, channels first"
-            if reason := obstacle(way[0], way[2]): rows.append(as_row(what, against=against, note=reason))
-            else: rows.append(timed_row(what, network_step(params, backbone, size, tuples, *way), against, first, rounds,
-                                        size=tuples))
+            reason, step = obstacle(way[0], way[2]), network_step(params, backbone, size, tuples, *way)
+            try: row = None if reason else timed_row(what, step, against, first, rounds, size=tuples)
+            except RuntimeError as error: row, reason = None, f"failed: {str(error).strip().splitlines()[0]}"
+            rows.append(row or as_row(what, against=against, note=reason))
     return rows

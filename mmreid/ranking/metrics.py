@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rank_query_by_definition', 'RankMetrics', 'summarise', 'rank_metrics_by_definition', 'assert_same_ranking',
            'stable_order', 'score_hits', 'count_identities', 'rank_ordered', 'count_nearer', 'rank_rows', 'as_array',
-           'identity_codes', 'check_ranking', 'check_distances', 'rank_metrics', 'chance']
+           'identity_codes', 'check_ranking', 'check_distances', 'rank_metrics']
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #e0aac47c
 import os
@@ -237,14 +237,3 @@ def rank_metrics(
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         parts = list(pool.map(rank_chunk, range(0, len(query), step)))
     return summarise(*map(np.concatenate, zip(*parts)), max_rank)
-
-# %% ../../nbs/1_ranking/01_metrics.ipynb #72b8e560
-def chance(query_ids, gallery_ids, excluded=None):
-    """Expected Rank-1 of a random ranking, as a fraction; NaN if no query is valid.
-
-    query_ids (Q,), gallery_ids (G,): identities; excluded: (Q, G) bool or None."""
-    query, gallery = identity_codes(query_ids, gallery_ids)
-    kept = np.ones((len(query), len(gallery)), bool) if excluded is None else ~as_array(excluded)
-    count = ((query[:, None] == gallery) & kept).sum(axis=1)
-    valid = count > 0
-    return float((count[valid] / kept.sum(axis=1)[valid]).mean()) if valid.any() else float("nan")
