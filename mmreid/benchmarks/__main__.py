@@ -52,8 +52,8 @@ def measured(name, benchmarks=BENCHMARKS):
 def as_text(value):
     "A value of a row for the table: four digits after the point, or significant ones where there are few."
     if value != value: return ""
-    if isinstance(value, float) or hasattr(value, "dtype"): return f"{value:.4f}" if abs(value) >= .01 else f"{value:.3g}"
-    return str(value)
+    if not isinstance(value, float) and not hasattr(value, "dtype"): return str(value)
+    return f"{value:.4f}" if abs(value) >= .01 else f"{value:.3g}"
 
 def written(rows, path):
     "Write rows as CSV, whole or not at all."

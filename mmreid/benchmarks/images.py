@@ -90,7 +90,7 @@ def embedding(batches=(32, 256), rounds=3, embedder=None):
 
 # %% ../../nbs/9_how_it_runs/22_bench_images.ipynb #e4711882
 def items(number, width=128, noise=.6):
-    "(number, width) float32 of length 1, eight of each of number / 8 random people; noise: its length beside a center's."
+    "(number, width) float32 of length 1, eight of each of number / 8 people; noise: its length beside a center's."
     random = generator(0, "benchmark", number)
     e = np.repeat(random.standard_normal((-(-number // 8), width), dtype=np.float32), 8, axis=0)[:number]
     e += noise * random.standard_normal(e.shape, dtype=np.float32)

@@ -15,7 +15,7 @@ from ..core import generator
 from ..losses.joint import CenterAlignment, CrossModalTriplet
 from ..losses.simple import Triplet
 from ..models.network import Embedding
-from ..ranking.metrics import rank_metrics, rank_metrics_by_definition
+from ..ranking.metrics import rank_metrics
 from ..report.benchmarks import as_row, peak_memory, timed_row
 
 # %% ../../nbs/9_how_it_runs/21_bench_measuring.ipynb #6161dcf1
@@ -63,9 +63,9 @@ def compiled_metrics():
     return evaluate_cy
 
 def metrics(shapes=SHAPES, rounds=5, share=1/20):
-    """Rows: `rank_metrics` on one thread and on all, against the loop, which gets a share of the queries, and torchreid's.
+    """Rows: `rank_metrics` on one thread and on all cores, against the loop and against torchreid's.
 
-    Memory is that of whole evaluations, so the loop's is not measured."""
+    The loop gets a share of the queries. Memory is that of whole evaluations, so the loop's is not measured."""
     rows, compiled = [], compiled_metrics()
     for name, shape in shapes.items():
         distance, *people = evaluation(**shape)
@@ -75,7 +75,8 @@ def metrics(shapes=SHAPES, rounds=5, share=1/20):
             own = lambda: rank_metrics(distance, *people[:2], excluded=excluded, threads=threads)
             what, used = f"metrics, {name}, {label}", peak_memory(own)
             part = len(few[0]) / len(distance)
-            rows.append(timed_row(what, own, "a loop over queries", lambda: looped_metrics(*few), rounds, part, memory=used))
+            loop = lambda: looped_metrics(*few)
+            rows.append(timed_row(what, own, "a loop over queries", loop, rounds, part, memory=used))
             if not compiled:
                 rows.append(as_row(what, against="torchreid, Cython", note="not installed"))
                 continue

@@ -9,10 +9,7 @@ __all__ = ['IMPORTS', 'script', 'write_stage', 'runner', 'imports', 'packages']
 import subprocess, sys, tempfile
 from pathlib import Path
 
-import numpy as np
-
-from ..pipeline.runner import execute
-from ..report.benchmarks import as_row, timed_row
+from ..report.benchmarks import timed_row
 
 # %% ../../nbs/9_how_it_runs/24_bench_running.ipynb #b5e485d9
 def script(code):

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core import generator
 from ..losses.adversaries import evidence
 from ..methods.registry import for_variant
 from ..models.network import dropped, training_passes, whole
@@ -137,7 +136,8 @@ def parts(packed, params, name="full", rounds=12):
 # %% ../../nbs/9_how_it_runs/20_bench_training.ipynb #e1c1af8b
 SIZES = {"resnet10": (96, 48), "resnet18": (192, 96), "resnet50": (288, 144)}
 WAYS = {"channels last": (torch.float32, True, False), "bf16": (torch.bfloat16, False, False),
-        "bf16, channels last": (torch.bfloat16, True, False), "bf16, channels last, compiled": (torch.bfloat16, True, True)}
+        "bf16, channels last": (torch.bfloat16, True, False),
+        "bf16, channels last, compiled": (torch.bfloat16, True, True)}      # precision, channels last, compiled
 
 def network_step(params, backbone, size, tuples, precision, last, compiled):
     "A function that runs forward and backward of the baseline's network on `tuples` tuples of three random images."
