@@ -104,8 +104,9 @@ browser: setup  ## install Debian's Chromium, if none is there, for the tests th
 trials: setup  ## try settings on validation identities, as study/trials.yaml lists them (resumes after an interruption)
 	python -m mmreid.training.trials --jobs $(JOBS)
 
-bench: setup  ## measure what things cost, on a machine that does nothing else
-	python -m mmreid.report.benchmarks
+bench: setup  ## measure what things cost and how long the lessons run, on a machine that does nothing else
+	python -m mmreid.benchmarks
+	python -m mmreid.course.timing
 
 readme: setup  ## make README.md from nbs/index.ipynb and results/
 	python -m mmreid.pipeline readme

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 FLOORS = [["core"], ["config"], ["ranking", "data"], ["models"], ["losses"], ["evaluation"], ["methods"], ["training"],
-          ["report"], ["pipeline", "compare", "course", "gallery"], ["app"]]
+          ["report"], ["pipeline", "compare", "course", "gallery"], ["benchmarks"], ["app"]]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 GROUND = ("mmreid.core", "mmreid.config")       # chapter 9 explains them, everything uses them
 

@@ -6,13 +6,17 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmreid.core import InputError
-from mmreid.ranking.metrics import assert_same_ranking, chance, rank_metrics, rank_metrics_by_definition, stable_order
+from mmreid.ranking.metrics import (assert_same_ranking, identity_codes, rank_metrics, rank_metrics_by_definition,
+                                    rank_ordered, rank_rows, stable_order)
+from mmreid.ranking.protocols import chance
 
 DISTANCES = {
     "ties": st.integers(0, 3).map(float),
     "signed": st.floats(-1, 1, width=32),
     "extreme": st.sampled_from([-np.inf, -0.0, 0.0, 5e-324, 1.0, np.inf]),
+    "whole": st.sampled_from([-2**63, -2**63 + 1, 0, 2**53, 2**53 + 1, 2**63 - 1]),      # some are equal in float64
 }
+TYPES = {"ties": np.float64, "signed": np.float32, "extreme": np.float64, "whole": np.int64}
 
 
 @st.composite
@@ -20,8 +24,7 @@ def rankings(draw):
     "(distance, query ids, gallery ids), options: few identities, so that duplicates and absent ones are common."
     q, g = draw(st.integers(1, 7)), draw(st.integers(1, 9))
     numbers = draw(st.sampled_from(sorted(DISTANCES)))
-    dtype = np.float32 if numbers == "signed" else np.float64
-    distance = draw(arrays(dtype, (q, g), elements=DISTANCES[numbers]))
+    distance = draw(arrays(TYPES[numbers], (q, g), elements=DISTANCES[numbers]))
     ids = st.sampled_from(draw(st.sampled_from([[0, 1, 2, 3], ["a", "b", "c"], [-1, 10**12]])))
     query, gallery = draw(st.lists(ids, min_size=q, max_size=q)), draw(st.lists(ids, min_size=g, max_size=g))
     excluded = draw(st.none() | arrays(bool, (q, g)))
@@ -33,6 +36,35 @@ def rankings(draw):
 def test_agrees_with_the_definition(ranking, chunk):
     args, options = ranking
     assert_same_ranking(rank_metrics(*args, **options, chunk=chunk), rank_metrics_by_definition(*args, **options))
+
+
+@given(rankings())
+def test_counted_is_ordered(ranking):
+    "To the last bit: what is counted in sorted distances, and what is read from a stable order."
+    (distance, query, gallery), options = ranking
+    query, gallery = identity_codes(query, gallery)
+    options = {name: options[name] for name in ("excluded", "cmc")}
+    counted = rank_rows(distance, query, gallery, **options)
+    in_order = rank_ordered(stable_order(distance), query, gallery, **options)
+    for values, expected in zip(counted, in_order): np.testing.assert_array_equal(values, expected, strict=True)
+
+
+@given(rankings(), st.integers(1, 9), st.integers(1, 4))
+def test_distractors_and_chunks(ranking, distractors, threads):
+    "Images of people who are no query, at borders of chunks and on several threads; to the last bit between chunks."
+    (distance, query, gallery), options = ranking
+    strangers = np.arange(distractors) % 3 + 10
+    strangers = strangers.astype(str) if isinstance(gallery[0], str) else strangers
+    wide = np.concatenate([distance, np.resize(distance, (len(query), distractors))], axis=1)
+    excluded = options["excluded"]
+    if excluded is not None: options["excluded"] = np.pad(excluded, ((0, 0), (0, distractors)))
+    args = wide, query, [*gallery, *strangers]
+    whole = rank_metrics(*args, **options, chunk=10**6)
+    assert_same_ranking(whole, rank_metrics_by_definition(*args, **options))
+    for rows in (1, 2, len(query)):
+        parts = rank_metrics(*args, **options, chunk=rows * wide.shape[1], threads=threads)
+        for name in ("rank", "ap", "inp", "share", "cmc"):
+            np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 @given(rankings())
@@ -89,6 +121,7 @@ def test_identities_never_rank_below_images(ranking):
 def test_nan_is_refused_by_name(ranking, data):
     (distance, query, gallery), options = ranking
     row, column = (data.draw(st.integers(0, n - 1)) for n in distance.shape)
+    if distance.dtype.kind == "i": distance = distance.astype(float)
     distance[row, column] = np.nan
     with pytest.raises(InputError, match=f"query row {row}, gallery column {column}$"):
         rank_metrics(distance, query, gallery, **options, chunk=3)
