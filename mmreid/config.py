@@ -113,6 +113,12 @@ class Compute(Strict):
     activation_checkpointing: bool = False   # compute the backbone's maps again in the backward pass, to save memory
     compile: bool = False                    # the backbone by torch.compile
 
+    @model_validator(mode="after")
+    def _one_of_both(self):
+        if self.compile and self.activation_checkpointing:
+            raise ValueError("compile and activation_checkpointing: only one of them at a time")
+        return self
+
 class Profile(Strict):
     "One size of the whole experiment."
     rendered: Rendered; pack: Pack; model: Model; train: Train

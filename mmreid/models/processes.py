@@ -37,9 +37,11 @@ def numbers_of(*numbers):
     dist.all_gather(found, own, group=host_group())
     return [each.tolist() for each in found]
 
-def anywhere(number):
-    "Whether some process has a `number` above 0. A layer that exchanges sums must run in all processes or in none."
-    return any(each > 0 for each, in numbers_of(number))
+def anywhere(number, training=True):
+    """Whether some process has a `number` above 0, in `training`; else whether this one has.
+
+    A layer that exchanges sums must run in all processes or in none."""
+    return any(each > 0 for each, in numbers_of(number)) if training else number > 0
 
 # %% ../../nbs/3_method/00_processes.ipynb #2bfa9643
 def gathered(rows):
@@ -83,13 +85,13 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = _Sum.apply(x.sum(rows)) / n
         centred = x - across(mean)
         variance = _Sum.apply(centred.square().sum(rows)) / n
-        if self.track_running_stats: self._remember(mean.detach(), variance.detach() * n / max(n - 1, 1))
+        self._remember(mean.detach(), variance.detach() * n / max(n - 1, 1))
         out = centred * across((variance + self.eps).rsqrt())
         return out * across(self.weight) + across(self.bias) if self.affine else out
 
     @torch.no_grad()
     def _remember(self, mean, variance):
-        self.num_batches_tracked += 1
+        if self.num_batches_tracked is not None: self.num_batches_tracked += 1
         for kept, new in ((self.running_mean, mean), (self.running_var, variance)): kept.lerp_(new, self.momentum)
 
 # %% ../../nbs/3_method/00_processes.ipynb #7687af98
