@@ -20,11 +20,13 @@ from ..config import NotNegative, Share, Strict
 from .attention import ModalLinear
 
 # %% ../../nbs/3_method/03_suppression.ipynb #10c227db
-def hidden_positions(passes, size, least, most):
+def hidden_positions(passes, size, least, most, number=None):
     """Masks M (N, 1, h, w), True where hidden, for N maps of `size` (h, w); `passes` (N,): the pass of each.
 
-    Each pass has its own share p of hidden positions, between `least` and `most`."""
-    p = least + (most - least) * torch.rand(int(passes.max()) + 1, device=passes.device)
+    Each of the `number` passes (by default up to the last that is named) has its own share p of hidden positions,
+    between `least` and `most`."""
+    if number is None: number = int(passes.max()) + 1
+    p = least + (most - least) * torch.rand(number, device=passes.device)
     return torch.rand(len(passes), 1, *size, device=passes.device) < p[passes][:, None, None, None]
 
 # %% ../../nbs/3_method/03_suppression.ipynb #686c4657
@@ -54,8 +56,9 @@ def computing(part):
 def hidden_in(mask, size, least, most):
     "`hidden_positions` of the present maps of `mask` (R, M), within `computing` those that the whole batch has."
     part = _part.get()
-    if part is None: return hidden_positions(mask.nonzero()[:, 0], size, least, most)
-    whole = hidden_positions(part.mask.nonzero()[:, 0].to(mask.device), size, least, most)
+    if part is None: return hidden_positions(mask.nonzero()[:, 0], size, least, most, len(mask))
+    passes = part.mask.nonzero()[:, 0].to(mask.device)
+    whole = hidden_positions(passes, size, least, most, len(part.mask))
     return whole.index_select(0, part.maps.to(mask.device))
 
 # %% ../../nbs/3_method/03_suppression.ipynb #daabe959
