@@ -107,7 +107,7 @@ class ImageTransform(torch.nn.Module):
         return (images - mean) / std.clamp(min=0.01)
 
     def forward(self, images, random=None):
-        "Normalised float images (B, M, 3, H, W); `random`: the CPU generator of this step or `RowsOf`, None: no change."
+        "Normalised float images (B, M, 3, H, W); `random`: the step's CPU generator or `RowsOf`, None: no change."
         images, settings = images.float() / 255, self.augmentation
         if random is None: return self.normalise(images)
         images = exchange_channels(self.normalise(images), settings.channel_exchange_probability, random)

@@ -70,7 +70,8 @@ class ImageStore:
     def __init__(self, packed, device, room=None):
         self.modalities, self.size, self.device = packed.modalities, packed.size, torch.device(device)
         self.arrays = [packed.arrays[m] for m in packed.modalities]
-        self.bytes, self.room = sum(a.nbytes for a in self.arrays), free_memory(self.device) / 2 if room is None else room
+        self.bytes = sum(a.nbytes for a in self.arrays)
+        self.room = free_memory(self.device) / 2 if room is None else room
         self.resident = self.bytes <= self.room and self._settle()
 
     def _settle(self):
@@ -92,7 +93,7 @@ class ImageStore:
         return [torch.from_numpy(array[own]) for array, own in zip(self.arrays, rows)]
 
     def gather(self, index, read=None):
-        """Images (B, M, 3, H, W) uint8 and `present` (B, M) bool on the device for an index (B, M); absent images are 0.
+        """Images (B, M, 3, H, W) uint8 and `present` (B, M) bool on the device for an index (B, M); 0 where absent.
 
         `read`: the result of `read(index)`, if it is there already."""
         index = np.asarray(index)

@@ -15,7 +15,7 @@ from .suppression import Part, computing
 
 # %% ../../nbs/3_method/11_parts.ipynb #08c5ae1a
 def part_of(present, kept, which, rows, seed):
-    "The `Part` of samples `rows` (n,), ascending, of a batch: `present`, `kept` (B, M) and `which` as in `training_passes`."
+    "The `Part` of the samples `rows` (n,), ascending, of a batch; other arguments as in `training_passes`."
     passes = training_passes(present, kept, which)
     return Part(passes.mask, torch.isin(passes.owner, rows).nonzero()[:, 0], seed)
 

@@ -32,7 +32,7 @@ def hidden_positions(passes, size, least, most, number=None):
 # %% ../../nbs/3_method/03_suppression.ipynb #686c4657
 @dataclass(frozen=True)
 class Part:
-    "Which of the passes of a whole batch are computed: positions `place` (R,) in the passes of `mask` (R', M), both CPU."
+    "Which passes of a whole batch are computed: those at `place` (R,) of `mask` (R', M), both on the CPU."
     mask: torch.Tensor
     place: torch.Tensor
     seed: int             # of PyTorch's random numbers in this step

@@ -22,8 +22,8 @@ from ..training.compute import chosen_precision, device_name
 from ..training.loop import Training
 
 # %% ../../nbs/7_claims/13_gpu_check.ipynb #fc304fd5
-COLUMNS = ["what", "precision", "seconds_per_step", "tuples_per_second", "memory_gb", "waits", "first_loss", "last_loss",
-           "remark"]
+COLUMNS = ["what", "precision", "seconds_per_step", "tuples_per_second", "memory_gb", "waits", "first_loss",
+           "last_loss", "remark"]
 
 def waits(training):
     "How often a step of a training waits for the GPU, as PyTorch reports it; NaN without a GPU."
@@ -100,8 +100,8 @@ def command_row(what, words):
     started = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True)
     lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
-    row = dict.fromkeys(COLUMNS, float("nan")) | {"what": what, "remark": f"status {done.returncode}: {lines[-1][:160]}"}
-    return row | {"seconds_per_step": time.perf_counter() - started}
+    row = {"what": what, "remark": f"status {done.returncode}: {lines[-1][:160]}"}
+    return dict.fromkeys(COLUMNS, float("nan")) | row | {"seconds_per_step": time.perf_counter() - started}
 
 def machine(device):
     "{name: value} of what a reader must know about the machine."
@@ -109,8 +109,8 @@ def machine(device):
              "precision of auto": chosen_precision("auto")}
     if torch.device(device).type != "cuda": return found
     about = torch.cuda.get_device_properties(device)
-    return found | {"memory (GB)": f"{about.total_memory / 1e9:.1f}", "compute capability": f"{about.major}.{about.minor}",
-                    "devices": torch.cuda.device_count()}
+    return found | {"memory (GB)": f"{about.total_memory / 1e9:.1f}",
+                    "compute capability": f"{about.major}.{about.minor}", "devices": torch.cuda.device_count()}
 
 # %% ../../nbs/7_claims/13_gpu_check.ipynb #b157b6ef
 def report(about, table):
@@ -119,7 +119,7 @@ def report(about, table):
     cell = lambda value: "" if value != value else f"{value:.4g}" if isinstance(value, float) else str(value)
     lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
     body = ["| " + " | ".join(cell(value).replace("|", "/") for value in line) + " |" for line in lines]
-    note = "`seconds_per_step` of a command is its whole duration. Rendered people; a few steps, so no figure of accuracy."
+    note = "`seconds_per_step` of a command is its whole duration. Rendered people, a few steps: no accuracies."
     return "\n".join([*head, "", *body, "", note, ""])
 
 def write_report(folder, about, table):
@@ -136,7 +136,8 @@ def main(arguments=None, packed=None):
     parser.add_argument("--out", default="results/gpu_check", help="folder of the report")
     given, cuda = parser.parse_args(arguments), torch.cuda.is_available()
     if not cuda and not given.cpu:
-        print("gpu-check: this machine has no GPU that PyTorch can use; --cpu runs a small part without one", file=sys.stderr)
+        sentence = "this machine has no GPU that PyTorch can use; --cpu runs a small part without one"
+        print(f"gpu-check: {sentence}", file=sys.stderr)
         return 2
     found = []
     try:

@@ -50,7 +50,7 @@ class TrainingData:
         return Drawn(index, present, kept, torch.from_numpy(self.label[chosen.max(1)]), random)
 
     def rows(self, part, parts):
-        "Which of the B samples of a batch process `part` of `parts` has: those of the identities `part`, `part + parts`, …"
+        "The samples of a batch that process `part` of `parts` has: of the identities `part`, `part + parts`, …"
         if parts > self.draw.P: raise InputError(f"batch_identities is {self.draw.P}, too few for {parts} processes")
         return torch.arange(self.draw.P * self.draw.K).reshape(self.draw.P, -1)[part::parts].flatten()
 
