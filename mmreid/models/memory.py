@@ -18,7 +18,8 @@ def unrecorded(module):
     "Batch normalisations within `module` normalise as before, but their running statistics do not move."
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    for layer in layers: layer.momentum, layer.num_batches_tracked = 0.0, None
+    spare = kept[0][1].clone() if kept else None
+    for layer in layers: layer.momentum, layer.num_batches_tracked = 0.0, spare
     try: yield
     finally:
         for layer, was in zip(layers, kept): layer.momentum, layer.num_batches_tracked = was

@@ -91,7 +91,7 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _remember(self, mean, variance):
-        if self.num_batches_tracked is not None: self.num_batches_tracked += 1
+        self.num_batches_tracked += 1
         for kept, new in ((self.running_mean, mean), (self.running_var, variance)): kept.lerp_(new, self.momentum)
 
 # %% ../../nbs/3_method/00_processes.ipynb #7687af98
