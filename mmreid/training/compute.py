@@ -19,7 +19,8 @@ INSTRUCTIONS = "amx_bf16", "avx512_bf16", "bf16"     # of x86 processors, and of
 def has_bf16():
     "Whether the GPU, or the CPU where there is no GPU, has instructions that multiply bf16."
     if torch.cuda.is_available(): return torch.cuda.is_bf16_supported(including_emulation=False)
-    return any(torch.cpu.get_capabilities().get(name, False) for name in INSTRUCTIONS)
+    known = getattr(torch.cpu, "get_capabilities", dict)()     # not in every version of PyTorch
+    return any(known.get(name, False) for name in INSTRUCTIONS)
 
 def chosen_precision(precision):
     "`fp32` or `bf16` for `compute.precision`; `auto` is bf16 where the processor has instructions for it."
