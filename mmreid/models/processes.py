@@ -9,7 +9,6 @@ __all__ = ['processes', 'process', 'host_group', 'numbers_of', 'anywhere', 'gath
 # %% ../../nbs/3_method/00_processes.ipynb #287b769c
 import torch
 from torch import distributed as dist, nn
-from torch.nn import functional as F
 
 # %% ../../nbs/3_method/00_processes.ipynb #878c64e0
 def processes():
