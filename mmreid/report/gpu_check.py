@@ -55,7 +55,7 @@ def measured(what, packed, settings, steps):
         size = settings["train"].batch_identities * settings["train"].batch_tuples
         row |= dict(seconds_per_step=spent, tuples_per_second=size / spent, first_loss=losses[0], last_loss=losses[-1])
         if cuda: row |= dict(memory_gb=torch.cuda.max_memory_allocated() / 1e9, waits=waits(training))
-    except (InputError, RuntimeError, FloatingPointError) as error:     # of memory, of a compiler, of a loss
+    except (ValueError, RuntimeError, FloatingPointError) as error:     # of memory, of a compiler, of a loss
         row["remark"] = f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
     return row
 

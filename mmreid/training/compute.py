@@ -10,6 +10,7 @@ import ctypes, sys
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from ..core import InputError
 
@@ -43,6 +44,7 @@ def accelerator(compute):
     torch.set_num_threads(compute.threads)
     keep_freed_memory()
     precision = "bf16" if chosen_precision(compute.precision) == "bf16" else "no"
+    AcceleratorState._reset_state()     # or a process could not train in fp32 and then in bf16
     return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
 
 # %% ../../nbs/5_training/01_compute.ipynb #f9b747e4
