@@ -105,19 +105,11 @@ class Analyse(Strict):
     heights: Annotated[list[Count], Field(min_length=1)]
 
 class Compute(Strict):
-    """What changes the last bits of a result; the device is found and written down, not chosen.
-
-    `auto` is bf16 where the processor has instructions for it, else fp32 (`mmreid.training.compute`)."""
-    threads: Count; precision: Literal["fp32", "bf16", "auto"]
+    "What changes the last bits of a result; the device is found and written down, not chosen."
+    threads: Count; precision: Literal["fp32", "bf16", "auto"]     # auto: see `mmreid.training.compute`
     accumulate: Count = 1                    # parts of a batch that are embedded one after the other, to save memory
     activation_checkpointing: bool = False   # compute the backbone's maps again in the backward pass, to save memory
-    compile: bool = False                    # the backbone by torch.compile
-
-    @model_validator(mode="after")
-    def _one_of_both(self):
-        if self.compile and self.activation_checkpointing:
-            raise ValueError("compile and activation_checkpointing: only one of them at a time")
-        return self
+    compile: bool = False                    # the backbone by torch.compile; not with activation_checkpointing
 
 class Profile(Strict):
     "One size of the whole experiment."

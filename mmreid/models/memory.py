@@ -12,6 +12,8 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from ..core import InputError
+
 # %% ../../nbs/3_method/10_memory.ipynb #4fb77e5a
 @contextmanager
 def unrecorded(module):
@@ -46,7 +48,9 @@ def compiled(network, backend="inductor"):
     return network
 
 def adapted(network, compute):
-    "`network` with the options of `compute` (`mmreid.config.Compute`) that are on."
+    "`network` with the options of `compute` (`mmreid.config.Compute`) that are on; `InputError` for both at once."
+    if compute.activation_checkpointing and compute.compile:
+        raise InputError("compute: compile and activation_checkpointing are both on; only one of them works at a time")
     if compute.activation_checkpointing: checkpointed(network)
     if compute.compile: compiled(network)
     return network
