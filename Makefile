@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments compare plots course grade test lab browser trials bench readme notebooks site export lock lock-check clean
+.PHONY: help setup repro study experiments compare plots course grade test lab browser trials bench gpu-check readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -107,6 +107,9 @@ trials: setup  ## try settings on validation identities, as study/trials.yaml li
 bench: setup  ## measure what things cost and how long the lessons run, on a machine that does nothing else
 	python -m mmreid.benchmarks
 	python -m mmreid.course.timing
+
+gpu-check: setup  ## run all that needs a GPU, measure it, and write one report: results/gpu_check (an hour; FLAGS=--cpu: without a GPU)
+	python -m mmreid.report.gpu_check $(FLAGS)
 
 readme: setup  ## make README.md from nbs/index.ipynb and results/
 	python -m mmreid.pipeline readme

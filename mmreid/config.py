@@ -106,7 +106,10 @@ class Analyse(Strict):
 
 class Compute(Strict):
     "What changes the last bits of a result; the device is found and written down, not chosen."
-    threads: Count; precision: Literal["fp32", "bf16"]
+    threads: Count; precision: Literal["fp32", "bf16", "auto"]     # auto: see `mmreid.training.compute`
+    accumulate: Count = 1                    # parts of a batch that are embedded one after the other, to save memory
+    activation_checkpointing: bool = False   # compute the backbone's maps again in the backward pass, to save memory
+    compile: bool = False                    # the backbone by torch.compile; not with activation_checkpointing
 
 class Profile(Strict):
     "One size of the whole experiment."

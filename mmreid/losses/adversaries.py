@@ -47,8 +47,9 @@ def confusion(logits, modality, target):
 # %% ../../nbs/4_losses/03_adversaries.ipynb #3a5cff25
 def modality_figures(logits, modality):
     "Name -> figure: accuracy of `logits` (N, M) against `modality` (N,), and the share of the most frequent one."
+    counts = F.one_hot(modality, logits.shape[1]).sum(0)
     return {"modality_accuracy": (logits.argmax(1) == modality).float().mean(),
-            "modality_chance": modality.bincount().max() / len(modality)}
+            "modality_chance": counts.max() / len(modality)}
 
 # %% ../../nbs/4_losses/03_adversaries.ipynb #623f5f24
 def patch_discriminator(channels):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..core import InputError
+from .processes import anywhere
 
 # %% ../../nbs/3_method/01_backbone.ipynb #631b8caa
 class ResidualBlock(nn.Module):
@@ -118,7 +119,7 @@ class Backbone(nn.Module):
         chosen = present.T.nonzero()          # (R, 2) of (modality, sample), sorted by modality like the rows below
         rows = [images[present[:, m], m] for m in range(present.shape[1])]
         rows = [x.contiguous(memory_format=torch.channels_last) for x in rows]
-        features = [private(x) for private, x in zip(self.private.values(), rows) if len(x)]
+        features = [private(x) for private, x in zip(self.private.values(), rows) if anywhere(len(x), self.training)]
         features = self.shared(torch.cat(features))
         maps = features.new_zeros(*present.shape, *features.shape[1:])
         return maps.index_put((chosen[:, 1], chosen[:, 0]), features)

@@ -92,7 +92,7 @@ def stage_settings(stage, variant, params):
         values |= {"model": model, "variant": params.variants[variant]}
         values |= {"train": train} if "train" in kind.groups else {}
     if stage == "compare": settings["rows"] = {v: row_settings(v, params) for v in params.study.compared_methods}
-    plain = {key: value.model_dump(mode="json") for key, value in values.items()}
+    plain = {key: value.model_dump(mode="json", exclude_defaults=True) for key, value in values.items()}
     lists = {"datasets": params.datasets, **kind.runs(params)}
     return settings | plain | {key: lists[key] for key in kind.keys}
 

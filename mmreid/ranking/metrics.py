@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rank_query_by_definition', 'RankMetrics', 'summarise', 'rank_metrics_by_definition', 'assert_same_ranking',
            'stable_order', 'score_hits', 'count_identities', 'rank_ordered', 'count_nearer', 'rank_rows', 'as_array',
-           'identity_codes', 'check_ranking', 'check_distances', 'rank_metrics']
+           'check_identities', 'identity_codes', 'check_ranking', 'check_distances', 'rank_metrics']
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #e0aac47c
 import os
@@ -177,9 +177,19 @@ def as_array(values):
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     return np.asarray(values)
 
+# %% ../../nbs/1_ranking/01_metrics.ipynb #ed2da1ba
+def check_identities(query_ids, gallery_ids):
+    "`InputError` unless there is one identity for each image, and either all are text or none is."
+    kinds = {}
+    for side, ids in (("query", as_array(query_ids)), ("gallery", as_array(gallery_ids))):
+        if ids.ndim != 1: raise InputError(f"{side} identities: one for each image is needed, not shape {ids.shape}")
+        for identity in ids[~pd.isna(ids)].tolist(): kinds[isinstance(identity, str)] = f"{side} identity {identity!r}"
+    if len(kinds) > 1: raise InputError(f"identities of two kinds never match: {' and '.join(kinds.values())}")
+
 # %% ../../nbs/1_ranking/01_metrics.ipynb #32ec618d
 def identity_codes(query_ids, gallery_ids):
-    "Query and gallery identities, of any type, as integers from 0: (Q,) and (G,). `InputError` if one is missing."
+    "Query and gallery identities as integers from 0: (Q,), (G,). `InputError` if one is missing or of another kind."
+    check_identities(query_ids, gallery_ids)
     query, gallery = (as_array(ids).astype(object) for ids in (query_ids, gallery_ids))
     codes, _ = pd.factorize(np.concatenate([query, gallery]))
     missing = np.flatnonzero(codes < 0)
