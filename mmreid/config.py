@@ -92,17 +92,14 @@ class Reranking(Strict):
 
 class Evaluate(Strict):
     "What is measured, and the resampling behind each interval."
-    split: Literal["val", "test"]
-    batch_size: Count
-    resamples: Annotated[int, Field(ge=100)]
-    seed: int
+    split: Literal["val", "test"]; batch_size: Count
+    resamples: Annotated[int, Field(ge=100)]; seed: int
     flip: bool                      # sum each embedding with that of the mirrored image
     rerank: Reranking | None        # official protocols also after re-ranking, in metrics of their own
 
 class Analyse(Strict):
     "The curves of robustness: deviations of the noise (share of 255) and heights of the query image (pixels)."
-    noise: Annotated[list[Positive], Field(min_length=1)]
-    heights: Annotated[list[Count], Field(min_length=1)]
+    noise: Annotated[list[Positive], Field(min_length=1)]; heights: Annotated[list[Count], Field(min_length=1)]
 
 class Compute(Strict):
     "What changes the last bits of a result; the device is found and written down, not chosen."

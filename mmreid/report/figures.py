@@ -70,8 +70,7 @@ def style_of(name, styles=VARIANT_STYLES):
     "The `Style` of a variant, or of a modality with `MODALITY_STYLES`; of an unknown name one drawn from the name."
     if name in styles: return styles[name]
     number = stream_seed(0, "style", name)
-    markers = ["$\\circ$", "$\\ast$", "$+$", "$\\times$", "$Y$"]
-    colours = list(OKABE_ITO.values())[1:]              # black is the baseline's
+    markers, colours = ["$\\circ$", "$\\ast$", "$+$", "$\\times$", "$Y$"], list(OKABE_ITO.values())[1:]   # black: baseline
     return Style(colours[number % 7], [DASHED, LONG, MIXED][number // 7 % 3], markers[number // 21 % 5])
 
 # %% ../../nbs/7_claims/05_figures.ipynb #cc989c05
@@ -88,7 +87,7 @@ def new_figure(width, height, title, data, profile="", note=""):
     if not data: raise InputError(f"figure {title!r}: name the data that it shows, for example data='rendered'")
     fig = Picture(figsize=(width, height), layout="constrained")
     fig.suptitle(title, x=.01, ha="left")
-    foot = f"{note}\nData: {data_label(data, profile)}" if note else f"Data: {data_label(data, profile)}"
+    foot = (f"{note}\n" if note else "") + f"Data: {data_label(data, profile)}"
     fig.supxlabel(foot, x=.01, ha="left", fontsize=9, color=".35")
     return fig
 
