@@ -33,6 +33,7 @@ BENCHMARKS = {
     "rendering": lambda: _call("images", "rendering")(_params().chosen.rendered),
     "embedding": lambda: _call("images", "embedding")(),
     "search": lambda: _call("images", "search")(),
+    "export": lambda: _call("images", "exported")(),
     "limit": lambda: _call("training", "limit")(*_setting()),
     "usual way": lambda: _call("training", "usual_way")(*_setting()),
     "parts": lambda: _call("training", "parts")(*_setting()),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RecordedScene', 'recorded_rays', 'rendering', 'packing', 'embedding', 'items', 'sorted_items', 'recall', 'search',
-           'hnsw']
+           'hnsw', 'exported']
 
 # %% ../../nbs/9_how_it_runs/22_bench_images.ipynb #c93670e8
 import tempfile
@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core import generator
+from ..core import InputError, generator, optional
 from ..data.images import decode
 from ..data.packed import pack_dataset
 from ..data.samples import read_dataset
 from ..data.toy import toy_dataset
-from ..gallery.search import BUILD, flat, load_faiss, nearest
+from ..gallery.search import BUILD, flat, nearest
 from ..models.network import whole
 from ..report.benchmarks import as_row, peak_memory, seconds, timed_row
 
@@ -126,10 +126,17 @@ def search(sizes=(10**4, 10**5, 10**6), indexed=10**5, queries=20, k=10, rounds=
 
 def hnsw(e):
     "{name: (candidates, note)} of an index of e (N, D), as `mmreid search` asks it; without FAISS the note alone."
-    from mmreid.core import InputError
-    try: faiss = load_faiss()
+    try: faiss = optional("faiss", "an index", "search")
     except InputError as error: return {"HNSW": (None, str(error))}
     index = []
     spent = seconds(lambda: index.append(BUILD["hnsw"](faiss, e)))
     ask = lambda queries, K: index[0].search(queries, K, params=faiss.SearchParametersHNSW(efSearch=max(64, 2 * K)))
     return {"HNSW": (ask, f"built in {spent:.1f} s")}
+
+# %% ../../nbs/9_how_it_runs/22_bench_images.ipynb #da2a5b2b
+def exported(batches=(1, 32), rounds=5):
+    "Rows: embedding each of `batches` with the exported network against PyTorch; `InputError` without the extra."
+    from mmreid.gallery.export import export, export_latency
+    with tempfile.TemporaryDirectory() as folder:
+        written = export(out=folder, formats=["onnx"])
+        return export_latency(written[0]["file"], batches=batches, rounds=rounds)

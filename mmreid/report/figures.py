@@ -70,7 +70,7 @@ def style_of(name, styles=VARIANT_STYLES):
     "The `Style` of a variant, or of a modality with `MODALITY_STYLES`; of an unknown name one drawn from the name."
     if name in styles: return styles[name]
     number = stream_seed(0, "style", name)
-    markers, colours = ["$\\circ$", "$\\ast$", "$+$", "$\\times$", "$Y$"], list(OKABE_ITO.values())[1:]   # black: baseline
+    markers, colours = ["$\\circ$", "$\\ast$", "$+$", "$\\times$", "$Y$"], list(OKABE_ITO.values())[1:]
     return Style(colours[number % 7], [DASHED, LONG, MIXED][number // 7 % 3], markers[number // 21 % 5])
 
 # %% ../../nbs/7_claims/05_figures.ipynb #cc989c05
