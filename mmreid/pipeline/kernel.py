@@ -39,7 +39,7 @@ def import_matplotlib():
 def plain_settings():
     "Environment variables with which a kernel finds no settings of its user."
     return {"IPYTHONDIR": empty_profile(), "MATPLOTLIBRC": os.devnull, "PYTHONSTARTUP": "",
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline", "OPENBLAS_NUM_THREADS": "1"}
 
 # %% ../../nbs/9_how_it_runs/06_kernel.ipynb #66ca8822
 def serve_kernel():
