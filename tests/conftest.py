@@ -28,7 +28,8 @@ PIPELINE = "tests/test_pipeline.py"
 TOGETHER = {"tests/test_site.py": "tests/test_site.py", PIPELINE: PIPELINE, "tests/test_compare.py": PIPELINE,
             "tests/test_demo.py": "tests/test_demo.py",
             "tests/test_training_interruption.py": "tests/test_training_interruption.py",
-            "tests/test_real_pipeline.py": "tests/test_real_pipeline.py"}      # {file: the group that it belongs to}
+            "tests/test_real_pipeline.py": "tests/test_real_pipeline.py",
+            "tests/test_processes.py": "tests/test_processes.py"}              # {file: the group that it belongs to}
 COURSE = "tests/test_course.py"
 
 

@@ -134,9 +134,9 @@ def test_prose_trains_nothing(done):
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell("A sentence.", id="sentence"))
     nbformat.write(notebook, path)
     library = done / "mmreid/training/loop.py"
-    other = '# a comment\n        "One step, in other words: its'
-    library.write_text(library.read_text().replace('"One step: its', other))
-    assert "in other words" in library.read_text()
+    other = '# a comment\n        "In other words: one step;'
+    library.write_text(library.read_text().replace('"One step;', other))
+    assert "In other words" in library.read_text()
     (done / "params.yaml").write_text("# a comment\n" + (done / "params.yaml").read_text())
     assert repro(done) == ["prepare"]
 
