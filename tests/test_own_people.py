@@ -271,10 +271,10 @@ def test_a_fault_of_the_parameters_has_a_line(place, text, fault):
     with pytest.raises(InputError, match=f"params.yaml {fault}"): read_params()
 
 
-def experiment(root, *words):
+def experiment(root, *words, where="--temp", weight_decay="0.00001"):
     "`dvc exp run` of the stages up to `pack`, in a temporary workspace, on data/mine and with a small number."
-    values = ("-S", "datasets=[mine]", "-S", "profiles.quick.train.weight_decay=0.00001")
-    return run("dvc", "exp", "run", "--temp", *words, *values, "pack", root=root)
+    values = ("-S", "datasets=[mine]", "-S", f"profiles.quick.train.weight_decay={weight_decay}")
+    return run("dvc", "exp", "run", where, *words, *values, "pack", root=root)
 
 
 def test_an_experiment_in_a_temporary_workspace(pictures, tmp_path):
@@ -293,7 +293,11 @@ def test_an_experiment_in_a_temporary_workspace(pictures, tmp_path):
     commit(root, "the data")
     done = experiment(root, "--name", "kept")
     assert done.returncode == 0, done.stderr
-    for name in ("copied", "kept"):
+    done = experiment(root, "--name", "queued", where="--queue", weight_decay="0.00002")
+    assert done.returncode == 0, done.stderr
+    done = run("dvc", "exp", "run", "--run-all", "--jobs", "1", root=root)
+    assert done.returncode == 0, done.stderr
+    for name in ("copied", "kept", "queued"):
         assert "mine" in git(root, "show", f"{experiment_commit(root, name)}:dvc.lock").stdout
 
 
