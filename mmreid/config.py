@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Count', 'Share', 'Positive', 'NotNegative', 'COMMON_LOSSES', 'Names', 'Seeds', 'DatasetName', 'DIVISIONS', 'Strict',
            'SplitSizes', 'Rendered', 'Pack', 'Model', 'Augmentation', 'Train', 'Reranking', 'Evaluate', 'Analyse',
-           'Compute', 'Profile', 'MethodSettings', 'UnreadSettings', 'Changes', 'Variant', 'Study', 'Params', 'changed',
-           'inherited', 'resolved', 'validated', 'read_params']
+           'Compute', 'Profile', 'MethodSettings', 'UnreadSettings', 'Changes', 'Variant', 'MoreSeeds', 'Study',
+           'Params', 'changed', 'inherited', 'resolved', 'validated', 'read_params']
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #6cefe913
 import re
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
@@ -23,8 +24,7 @@ class Strict(BaseModel):
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive, NotNegative = Annotated[float, Field(gt=0)], Annotated[float, Field(ge=0)]
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #271ed15b
 class SplitSizes(Strict):
@@ -33,11 +33,10 @@ class SplitSizes(Strict):
 
 class Rendered(Strict):
     "The rendered dataset: what is drawn, how large, how many (`mmreid.data.rendered`)."
-    seed: int
-    height: Count; width: Count            # pixels
+    seed: int; height: Count; width: Count     # pixels
     infrared: Literal["thermal", "near"]
     identities: SplitSizes
-    tuples: Count                          # per training and validation identity
+    tuples: Count                              # per training and validation identity
 
 class Pack(Strict):
     "The size at which images are decoded, once, into packed arrays."
@@ -71,8 +70,7 @@ class Train(Strict):
     weight_decay: NotNegative                           # not of normalisations, biases and learnable scales
     triplet_margin: NotNegative
     cosine_scale: Annotated[float, Field(gt=1, lt=64)]  # at the start; learnable
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    modality_dropout: Annotated[float, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]; modality_dropout: Annotated[float, Field(ge=0, lt=1)]
     augmentation: Augmentation
     validate_every: Count; checkpoint_every: Count      # in steps
     select: Literal["last", "best"]                     # on validation identities; test identities never choose
@@ -110,8 +108,7 @@ class Compute(Strict):
 
 class Profile(Strict):
     "One size of the whole experiment."
-    rendered: Rendered; pack: Pack; model: Model; train: Train
-    evaluate: Evaluate; analyse: Analyse; compute: Compute
+    rendered: Rendered; pack: Pack; model: Model; train: Train; evaluate: Evaluate; analyse: Analyse; compute: Compute
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #c7270414
 COMMON_LOSSES = ("classification", "triplet", "cosine_cross_entropy", "cross_modal_triplet", "center_alignment",
@@ -156,9 +153,13 @@ def _known(key, names, known):
         if name not in known: raise ValueError(f"{key}: {name!r} is none of {', '.join(map(str, known))}")
     if len(set(names)) < len(names): raise ValueError(f"{key}: an entry is listed twice")
 
+class MoreSeeds(Strict):
+    "Rows of the study that are trained with further seeds."
+    rows: Names; seeds: Seeds
+
 class Study(Strict):
     "What `make study` trains: all `rows`, of which some are analysed and some are rows of Table 2."
-    rows: Names; analysed_variants: Names; compared_methods: Names; seeds: Seeds
+    rows: Names; analysed_variants: Names; compared_methods: Names; seeds: Seeds; more_seeds: MoreSeeds
 
 DIVISIONS = {"regdb": 10, "biwi": 5, "robotpku": 5}     # official splits; run k uses split k
 
@@ -179,15 +180,14 @@ class Params(Strict):
         _known("main_variants", self.main_variants, self.variants)
         _known("analysed_variants", self.analysed_variants, self.main_variants)
         _known("study.rows", study.rows, self.variants)
-        _known("study.compared_methods", study.compared_methods, study.rows)
-        _known("study.analysed_variants", study.analysed_variants, study.rows)
-        for key, seeds in (("seeds", self.seeds), ("study.seeds", study.seeds)):
+        for key in ("compared_methods", "analysed_variants"): _known(f"study.{key}", getattr(study, key), study.rows)
+        _known("study.more_seeds.rows", study.more_seeds.rows, study.rows)
+        every = [*study.seeds, *study.more_seeds.seeds]
+        for key, seeds in (("seeds", self.seeds), ("study.seeds", study.seeds), ("study.more_seeds.seeds", every)):
             _known(key, seeds, seeds)
-            beyond = [(d, seed) for d in self.datasets for seed in seeds if seed > DIVISIONS.get(d, seed)]
-            if beyond:
-                d, seed = beyond[0]
-                raise ValueError(f"{key}: run k of {d} uses its official split k; "
-                                 f"{seed} is none of 1 to {DIVISIONS[d]}")
+            for d, k in product(self.datasets, seeds):
+                if k > DIVISIONS.get(d, k):
+                    raise ValueError(f"{key}: run k of {d} uses its split k; {k} is none of 1 to {DIVISIONS[d]}")
         return self
 
     @property

@@ -131,7 +131,7 @@ def shrink(value):
     "The quick profile for a few seconds: one variant, a dozen people, a network as small as possible, twelve steps."
     value |= {"main_variants": ["full"], "analysed_variants": ["full"]}
     value["study"] = {"rows": ["full", "ddag"], "analysed_variants": ["full"], "compared_methods": ["full", "ddag"],
-                      "seeds": [1, 2]}
+                      "seeds": [1, 2], "more_seeds": {"rows": ["full"], "seeds": [3]}}
     quick = value["profiles"]["quick"]
     quick["rendered"] |= {"identities": {"train": 6, "val": 4, "test": 4}, "tuples": 4}
     quick["pack"] |= {"height": 96, "width": 32}

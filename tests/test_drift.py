@@ -40,8 +40,9 @@ def stages_of(path):
 def pipeline():
     """The stages of both pipelines by their names in STAGES, but for `prepare`.
 
-    Those of study/dvc.yaml that dvc.yaml has too are `study-…`."""
+    Those of study/dvc.yaml that dvc.yaml has too are `study-…`; `more-…` are the same for more seeds."""
     ours, theirs = stages_of("dvc.yaml"), stages_of("study/dvc.yaml")
+    theirs = {name: stage for name, stage in theirs.items() if not name.startswith("more-")}
     del ours["prepare"]
     return ours | {f"study-{name}" if name in ours else name: stage for name, stage in theirs.items()}
 
@@ -97,6 +98,13 @@ def test_the_study_runs_the_stages_of_the_pipeline(stage):
     ours = yaml.safe_load(re.sub(r"(\$\{profile\})/(?!notebooks|references)", r"\1/study/", text))
     for path in ours.pop("metrics", []): ours["outs"] += list(path)      # a study has too many runs for git
     assert stages_of("study/dvc.yaml")[stage] == ours | {"wdir": ".."}
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate"])
+def test_more_seeds_change_nothing_else(stage):
+    study = stages_of("study/dvc.yaml")
+    own = {"variant": "${study.more_seeds.rows}", "seed": "${study.more_seeds.seeds}"}
+    assert study[f"more-{stage}"] == study[stage] | {"matrix": study[stage]["matrix"] | own}
 
 
 def leaves(value, path=()):

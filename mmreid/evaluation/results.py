@@ -92,11 +92,13 @@ def differences(rows, pairs, evaluate, metrics=("rank1", "mAP"), select=headline
     found = []
     for b, a in pairs:
         if not all(len(q) for name in (b, a) for q in values(name)): continue
-        identities = [q.identity.to_numpy() for q in values(b)]
-        if len(rows[a]) != len(rows[b]): identities = identities[0]
-        sides = [[100 * q[list(metrics)] for q in values(name)] for name in (b, a)]
+        own, other = values(b), values(a)
+        if len(other) > 1: own, other = own[:len(other)], other[:len(own)]      # the seeds that both have
+        identities = [q.identity.to_numpy() for q in own]
+        if len(other) != len(own): identities = identities[0]
+        sides = [[100 * q[list(metrics)] for q in runs] for runs in (own, other)]
         table = paired_bootstrap(*sides, identities, resamples=evaluate.resamples, seed=evaluate.seed)
-        found.append(table.rename_axis("metric").reset_index().assign(row=b, against=a, runs=len(rows[b])))
+        found.append(table.rename_axis("metric").reset_index().assign(row=b, against=a, runs=len(own)))
     if not found:
         numbers = ("runs", "difference", "low", "high", "p", "p_holm")
         return pd.DataFrame({c: pd.Series(dtype=float if c in numbers else str) for c in DIFFERENCES})

@@ -25,9 +25,12 @@ def chains(params, study=False):
     "What may run side by side: lists of DVC's stage names, each stage after the one before it in its list."
     prefix, where = ("study-", f"{pipeline_file(study)}:") if study else ("", "")
     stages = {stage: needed(prefix + stage, params) for stage in ("train", "evaluate", "analyse")}
-    seeds = STAGES[f"{prefix}train"].runs(params)["seeds"]
+    kind = STAGES[f"{prefix}train"].runs(params)
     found = [[f"{where}{stage}@{dataset}-{variant}-{seed}" for stage in stages if variant in stages[stage]]
-             for seed, dataset, variant in product(seeds, params.datasets, stages["train"])]
+             for seed, dataset, variant in product(kind["seeds"], params.datasets, stages["train"])]
+    found += [[f"{where}more-{stage}@{dataset}-{variant}-{seed}" for stage in ("train", "evaluate")]
+              for dataset in params.datasets for variant, seeds in kind["runs"].items()
+              for seed in seeds[len(kind["seeds"]):]]
     return found if study else found + [[f"references@{dataset}"] for dataset in params.datasets]
 
 # %% ../../nbs/9_how_it_runs/09_lanes.ipynb #6e70931f

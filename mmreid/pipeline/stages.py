@@ -35,13 +35,18 @@ class Stage(NamedTuple):
         return "/study" if self.study else ""
 
     def runs(self, params):
-        "{key: list}, the variants and seeds of `make repro` or `make study`; `params`: resolved `Params`."
+        """The variants of `make repro` or `make study`, the seeds of all of them, and the `runs`, {variant: its seeds}.
+
+        params: resolved `Params`."""
         own = params.study if self.study else params
         found = {key: getattr(own, key) for key in ("analysed_variants", "seeds")}
-        if not self.study: return found | {"main_variants": own.main_variants}
+        if not self.study:
+            return found | {"main_variants": own.main_variants, "runs": dict.fromkeys(own.main_variants, own.seeds)}
         only_compared = {*own.compared_methods} - {*params.main_variants, *own.analysed_variants}
         main = [name for name in own.rows if name not in only_compared]
-        return found | {"main_variants": main, "rows": own.rows, "compared_methods": own.compared_methods}
+        more = own.more_seeds
+        runs = {name: own.seeds + more.seeds if name in more.rows else own.seeds for name in own.rows}
+        return found | {"main_variants": main, "rows": own.rows, "compared_methods": own.compared_methods, "runs": runs}
 
 EACH = ("dataset", "variant", "seed")
 STAGES = {
@@ -51,14 +56,14 @@ STAGES = {
     "train": Stage(EACH, ("model", "train", "compute")),
     "evaluate": Stage(EACH, ("model", "evaluate", "compute")),
     "analyse": Stage(EACH, ("model", "evaluate", "analyse", "compute"), variants="analysed_variants"),
-    "report": Stage(groups=("evaluate",), keys=("datasets", "main_variants", "analysed_variants", "seeds")),
+    "report": Stage(groups=("evaluate",), keys=("datasets", "main_variants", "analysed_variants", "seeds", "runs")),
 }
 STAGES |= {
     "study-train": STAGES["train"]._replace(notebook="train", study=True, variants="rows"),
     "study-evaluate": STAGES["evaluate"]._replace(notebook="evaluate", study=True, variants="rows"),
     "study-analyse": STAGES["analyse"]._replace(notebook="analyse", study=True),
     "study-report": STAGES["report"]._replace(notebook="report", study=True),
-    "compare": Stage(groups=("model", "train", "evaluate"), keys=("datasets", "compared_methods", "seeds"), study=True),
+    "compare": Stage(groups=("model", "train", "evaluate"), keys=("datasets", "compared_methods", "runs"), study=True),
 }
 
 # %% ../../nbs/9_how_it_runs/04_stages.ipynb #0435f995

@@ -20,10 +20,12 @@ from .verdicts import EQUAL, judged
 # %% ../../nbs/7_claims/10_gather.ipynb #068708a7
 REFERENCES = ("histogram", "background")
 
-def read_rows(results, datasets, variants, seeds):
-    "{dataset: {variant: [`Measured` per seed]}} from the folder `results`; `InputError` names a missing evaluation."
+def read_rows(results, datasets, runs):
+    """{dataset: {variant: [`Measured` per seed]}} from the folder `results`; runs: {variant: seeds}.
+
+    `InputError` names a missing evaluation."""
     folder = Path(results, "evaluations")
-    return {d: {v: [read_results(folder / f"{d}-{v}-{s}") for s in seeds] for v in variants} for d in datasets}
+    return {d: {v: [read_results(folder / f"{d}-{v}-{s}") for s in runs[v]] for v in runs} for d in datasets}
 
 def read_references(results, datasets):
     "As `read_rows`, for the rows that learn nothing."
@@ -46,14 +48,17 @@ def tidy_metrics(rows, evaluate):
         found += own
     return pd.concat(found, ignore_index=True)
 
-def shown_metrics(metrics, seeds):
+def shown_metrics(metrics, runs):
     "Of `tidy_metrics` the rows that tables show: the mean over runs where there are several, and rows without a seed."
-    seed = "all" if len(seeds) > 1 else str(seeds[0])
-    return metrics[metrics.seed.astype(str).isin([seed, "none"])]
+    one = {v: str(seeds[0]) for v, seeds in runs.items() if len(seeds) == 1}
+    seed, own = metrics.seed.astype(str), metrics.variant.map(one).fillna("all")
+    return metrics[(seed == own) | (seed == "none")]
 
-def runs_label(seeds):
+def runs_label(runs):
     "How many training runs are behind a row, in words."
-    return "one training run" if len(seeds) == 1 else f"{len(seeds)} training runs"
+    least, most = min(map(len, runs.values())), max(map(len, runs.values()))
+    if most == 1: return "one training run"
+    return f"{least} training runs" if least == most else f"{least} to {most} training runs"
 
 # %% ../../nbs/7_claims/10_gather.ipynb #5ad8ec8c
 def left_out(metrics):
@@ -88,10 +93,10 @@ def read_facts(results, datasets, variants, seeds, samples, evaluate):
         return pd.concat(found).assign(**runs.iloc[0][["dataset", "profile", "variant"]], seed="all")[list(runs)]
     return pd.concat([of_all(d, v) for d in datasets for v in variants], ignore_index=True)
 
-def read_costs(results, datasets, variants, seeds):
+def read_costs(results, datasets, runs):
     "Parameters of the network and operations of a training step, indexed by dataset and variant."
     costs = {(d, v): read_json(Path(results, "curves", f"{d}-{v}-{seeds[0]}", "cost.json"))
-             for d in datasets for v in variants}
+             for d in datasets for v, seeds in runs.items()}
     return pd.DataFrame(costs).T.rename_axis(["dataset", "variant"])
 
 def read_curve(folder):
@@ -101,9 +106,9 @@ def read_curve(folder):
               for f in files]
     return pd.concat(tables, axis=1).reset_index()
 
-def read_curves(results, datasets, variants, seeds):
+def read_curves(results, datasets, runs):
     "{run: `read_curve`}."
-    names = [f"{d}-{v}-{s}" for d in datasets for v in variants for s in seeds]
+    names = [f"{d}-{v}-{s}" for d in datasets for v, seeds in runs.items() for s in seeds]
     return {name: read_curve(Path(results, "curves", name)) for name in names}
 
 # %% ../../nbs/7_claims/10_gather.ipynb #bd8882a9
