@@ -23,9 +23,12 @@ from .loop import Training
 
 # %% ../../nbs/5_training/14_trials.ipynb #bc5fade5
 class Trials(Strict):
-    "What is tried: `every` change for each variant of `own`, beside those of its own, as many for each."
+    """What is tried: `every` change for each variant of `own`, beside those of its own, as many for each.
+
+    `further`: of variants that are compared with none of these."""
     every: list[dict[str, Any]]
     own: dict[str, list[dict[str, Any]]]
+    further: dict[str, list[dict[str, Any]]] = {}
 
     @model_validator(mode="after")
     def _fair(self):
@@ -36,13 +39,13 @@ class Trials(Strict):
     @property
     def by_variant(self):
         "{variant: its changes}."
-        return {variant: self.every + changes for variant, changes in self.own.items()}
+        return {variant: self.every + changes for variant, changes in self.own.items()} | self.further
 
 def load_trials(params, path="study/trials.yaml"):
     "The `Trials` of a file; `InputError` names the file, and a key or a variant of `params` that does not exist."
     trials = validated(Trials, read_yaml(path), str(path))
-    unknown = [name for name in trials.own if name not in params.variants]
-    if unknown: raise InputError(f"{path}: own: {unknown[0]!r} is none of {', '.join(params.variants)}")
+    unknown = [name for name in trials.by_variant if name not in params.variants]
+    if unknown: raise InputError(f"{path}: {unknown[0]!r} is none of {', '.join(params.variants)}")
     return trials
 
 # %% ../../nbs/5_training/14_trials.ipynb #b6106ade
@@ -76,7 +79,7 @@ def trial_settings(groups, seed, changes):
 def trial_key(packed, groups, compute, seed):
     "The hash by which a trial is recognised."
     settings = {name: group.model_dump() for name, group in groups.items()}
-    return content_hash([settings, compute.model_dump(), seed, packed.hash])[:16]
+    return content_hash([settings, compute.model_dump(exclude_defaults=True), seed, packed.hash])[:16]
 
 def trial(folder, groups, compute, seed, variant, changes):
     """The row of one trial: train, and take the last validation of its curve; `seed`, unless `changes` has another.
