@@ -13,7 +13,7 @@ import click
 
 from .core import InputError
 from .pipeline.__main__ import app as pipeline
-from .pipeline.__main__ import as_images, as_size, as_subset, ended, listed, ranges, shares
+from .pipeline.__main__ import as_images, as_size, as_subset, ended, listed, part, ranges, shares
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #437ebe08
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,16 +88,19 @@ def compare(a, b, page):
 @click.option("--seeds", default="1,2,3", show_default=True, callback=listed)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Experiments at a time.")
 @click.option("--name", help="Of the experiments and the files; by default the last part of KEY.")
-def sweep(key, values, variant, seeds, jobs, name):
+@click.option("--part", default="1/1", show_default=True, callback=part, help="The share of this worker: 1/3, 2/3, 3/3.")
+@click.option("--remote", help="The git remote through which workers exchange experiments; files go by DVC's remote.")
+def sweep(key, values, variant, seeds, jobs, name, part, remote):
     """Train with each of VALUES (`0.1,0.3,1.0`) of the parameter KEY and show validation figures with intervals.
 
     KEY as in params.yaml: `variants.full.losses.center_alignment`. Each value is a DVC experiment; finished ones are
-    not run again. Writes build/sweep-NAME.csv and .png."""
-    from mmreid.compare.sweep import gather_sweep, run_sweep, write_sweep
+    not run again. Writes build/sweep-NAME.csv and .png, once all values are there."""
+    from mmreid.compare.sweep import spread_sweep, gather_sweep, write_sweep
     from mmreid.methods.registry import load_params
     profile, parts = load_params().profile, key.split(".")
     variant, name = variant or (parts[1] if parts[0] == "variants" else "full"), name or parts[-1].replace("_", "-")
-    run_sweep(name, key, values, variant, seeds, profile, jobs)
+    missing = spread_sweep(name, key, values, variant, seeds, profile, jobs, part, remote)
+    if missing: return print(f"done here; {name} still lacks {', '.join(map(str, missing))}: other workers have them")
     table = gather_sweep(name, values, variant, seeds)
     write_sweep(table, key, f"build/sweep-{name}", data="rendered", profile=profile)
     print(table.round(1).to_string(index=False))

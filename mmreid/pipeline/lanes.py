@@ -6,11 +6,11 @@
 __all__ = ['pipeline_file', 'chains', 'dvc', 'stale', 'run_chain', 'run_chains', 'reproduce']
 
 # %% ../../nbs/9_how_it_runs/09_lanes.ipynb #0222429f
-import json, subprocess, sys
+import json, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 
-from ..core import progress
+from ..core import progress, write_json
 from ..methods.registry import load_params
 from .kernel import die_with_parent
 from .runner import StageFailed
@@ -69,8 +69,9 @@ def run_chains(waiting, jobs):
 def reproduce(jobs=1, study=False):
     """Bring a whole pipeline up to date, `jobs` stages at a time; the datasets are looked at before DVC begins.
 
-    `StageFailed` with the exit status of DVC, or with the output of the chain that failed."""
-    params, file = load_params(), pipeline_file(study)
+    `StageFailed` with the exit status of DVC, or with the output of the chain that failed. When it began and how long
+    it took is in `.state/make-repro.json` or `make-study.json`."""
+    started, params, file = time.time(), load_params(), pipeline_file(study)
     require_data(params)
     if jobs > 1:
         first = ["prepare", *([f"references@{d}" for d in params.datasets] if study else []),
@@ -80,3 +81,5 @@ def reproduce(jobs=1, study=False):
         waiting = set(stale([name for chain in independent for name in chain]))
         run_chains([chain for chain in independent if waiting & {*chain}], jobs)
     if status := dvc("repro", file).returncode: raise StageFailed(f"dvc repro {file} ended with status {status}")
+    spent = {"began": started, "seconds": time.time() - started, "jobs": jobs}
+    write_json(f".state/make-{'study' if study else 'repro'}.json", spent)

@@ -6,13 +6,13 @@
 __all__ = ['StageFailed', 'execute', 'run_stage', 'refresh']
 
 # %% ../../nbs/9_how_it_runs/07_runner.ipynb #d5094e60
-import logging, sys, tempfile
+import logging, sys, tempfile, time
 from pathlib import Path
 
-from ..core import atomic_path, clear_partial
+from ..core import atomic_path, clear_partial, write_json
 from .code import read_notebook
 from .kernel import kernel_manager, only_one
-from .notebooks import check_parameters, front_matter, settle, without_flagged
+from .notebooks import check_parameters, front_matter, seconds_by_kind, settle, without_flagged
 from .stages import STAGES, instance_name, prepared_settings
 
 # %% ../../nbs/9_how_it_runs/07_runner.ipynb #e242c145
@@ -41,7 +41,10 @@ def execute(notebook, parameters, draft, root="."):
 
 # %% ../../nbs/9_how_it_runs/07_runner.ipynb #4f4ef6d9
 def run_stage(stage, arguments, root="."):
-    "Run one stage and return the path of its executed notebook, `<results>/notebooks/<name>.ipynb`."
+    """Run one stage and return the path of its executed notebook, `<results>/notebooks/<name>.ipynb`.
+
+    What it spent its time on is in `.state/times/<name>.json`, in seconds; `runner` is all but the notebook's cells."""
+    started = time.perf_counter()
     import nbformat
     root, name, config = Path(root), instance_name(stage, arguments), prepared_settings(stage, arguments, root)
     source = root / f"nbs/stages/{STAGES[stage].notebook or stage}.ipynb"
@@ -54,8 +57,11 @@ def run_stage(stage, arguments, root="."):
         draft.parent.mkdir(parents=True, exist_ok=True)
         try: notebook = execute(notebook, parameters, draft.absolute(), root)
         except StageFailed as error: raise StageFailed(f"{name}: {error} (see {draft})") from None
+        spent = seconds_by_kind(notebook)
         with atomic_path(target) as temporary: nbformat.write(settle(notebook), temporary)
         draft.unlink()
+    spent["runner"] = time.perf_counter() - started - sum(spent.values())
+    write_json(root / f".state/times/{name}.json", {"stage": stage, "ended": time.time(), **spent})
     return target
 
 # %% ../../nbs/9_how_it_runs/07_runner.ipynb #57867588
