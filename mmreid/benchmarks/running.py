@@ -57,7 +57,7 @@ KINDS = "imports", "compute", "figures", "runner"
 def stages(state=".state", pipeline="repro"):
     """Rows: what the stages of the last `make repro` spent their time on, and each kind of stage.
 
-    `InputError` if it ran none: it has to be run again after `rm dvc.lock`, for example in a fresh clone."""
+    `InputError` if it ran none, since all was up to date; in a fresh clone it runs all."""
     whole = read_json(Path(state, f"make-{pipeline}.json"))
     ran = [read_json(path) for path in sorted(Path(state, "times").glob("*.json"))]
     ran = [one for one in ran if one["ended"] > whole["began"]]

@@ -15,6 +15,8 @@ from .kernel import kernel_manager, only_one
 from .notebooks import check_parameters, front_matter, seconds_by_kind, settle, without_flagged
 from .stages import STAGES, instance_name, prepared_settings
 
+sys.modules.setdefault("rfc3987_syntax", None)     # a grammar of addresses: nbformat would spend seconds on its import
+
 # %% ../../nbs/9_how_it_runs/07_runner.ipynb #e242c145
 class StageFailed(Exception):
     "The notebook of a stage did not run to its end."
