@@ -32,6 +32,7 @@ BENCHMARKS = {
     "packing": lambda: _call("images", "packing")(),
     "rendering": lambda: _call("images", "rendering")(_params().chosen.rendered),
     "embedding": lambda: _call("images", "embedding")(),
+    "student": lambda: _call("images", "student")(_params()),
     "search": lambda: _call("images", "search")(),
     "export": lambda: _call("images", "exported")(),
     "limit": lambda: _call("training", "limit")(*_setting()),
