@@ -72,6 +72,7 @@ def erase(images, probability, random, area=(0.02, 0.4), aspect=0.3):
     height, width = (s * r).sqrt().clamp(max=H), (s / r).sqrt().clamp(max=W)
     top, left = uniform(0, 1) * (H - height), uniform(0, 1) * (W - width)
     hit = drawn(torch.rand, (B, M), random) < probability
+    if not hit.any(): return images
     rows, columns = _between(top, height, H), _between(left, width, W)
     hidden = rows[..., :, None] & columns[..., None, :] & hit[..., None, None]
     return images.masked_fill(moved(hidden[:, :, None], images.device), 0.0)
@@ -84,6 +85,7 @@ def exchange_channels(images, probability, random):
     B, M = images.shape[:2]
     channel = drawn(partial(torch.randint, 0, 3), (B, M, 1), random)
     hit = drawn(torch.rand, (B, M, 1), random) < probability
+    if not hit.any(): return images
     source = moved(torch.where(hit, channel, torch.arange(3)), images.device)
     return images.gather(2, source[..., None, None].expand_as(images))
 
@@ -102,9 +104,9 @@ class ImageTransform(torch.nn.Module):
 
     def normalise(self, images):
         "Mean 0 and deviation 1 of each channel; an image of one level becomes 0."
-        if not self.by_image: return (images - self.mean) / self.std
+        if not self.by_image: return (images - self.mean).div_(self.std)
         std, mean = torch.std_mean(images, dim=(-2, -1), keepdim=True)
-        return (images - mean) / std.clamp(min=0.01)
+        return (images - mean).div_(std.clamp(min=0.01))
 
     def forward(self, images, random=None):
         "Normalised float images (B, M, 3, H, W); `random`: the step's CPU generator or `RowsOf`, None: no change."

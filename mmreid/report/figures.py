@@ -130,17 +130,17 @@ def save_figure(fig, path, *, dpi=90, palette=None, limit=300_000):
     with atomic_path(path) as temporary: Path(temporary).write_bytes(data)
 
 # %% ../../nbs/7_claims/05_figures.ipynb #1a00ab60
-def spread(values, gap):
-    "`values` (N,), moved as little as needed (least squares) to be at least `gap` apart, in the same order."
-    values = np.asarray(values, dtype=float)
-    order, blocks = np.argsort(values, kind="stable"), []
+def spread(values, gap, top=np.inf):
+    "`values` (N,), moved as little as needed (least squares) to be `gap` apart and not above `top`, in the same order."
+    order, blocks = np.argsort(values := np.asarray(values, dtype=float), kind="stable"), []
     for target in values[order] - gap * np.arange(len(values)):
         blocks.append([target, 1])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
             (a, m), (b, n) = blocks[-2:]
             blocks[-2:] = [[(a * m + b * n) / (m + n), m + n]]
     moved = np.empty(len(values))
-    moved[order] = np.repeat(*zip(*blocks)) + gap * np.arange(len(values)) if blocks else []
+    limit = top - gap * (len(values) - 1)
+    moved[order] = np.minimum(np.repeat(*zip(*blocks)), limit) + gap * np.arange(len(values)) if blocks else []
     return moved
 
 # %% ../../nbs/7_claims/05_figures.ipynb #bb9f7e9b
@@ -148,12 +148,12 @@ def label_ends(axis, ends, gap=.075):
     """Names at the right of an axis whose limits are final, joined to the ends of their lines.
 
     ends: (x, y, text, colour) of each line; gap: least distance of two names, as a share of the axis's height."""
-    low, high = axis.get_ylim()
-    places = spread([(y - low) / (high - low) for _, y, _, _ in ends], gap)
+    places = spread([(y - axis.get_ylim()[0]) / np.ptp(axis.get_ylim()) for _, y, _, _ in ends], gap, top=1.0)
     right = mpl.transforms.offset_copy(axis.transAxes, fig=axis.figure, x=16, units="points")
     for (x, y, text, colour), place in zip(ends, places):
+        arrow = dict(arrowstyle="-", color=colour, lw=1, shrinkA=1, shrinkB=4, relpos=(0, .5))
         axis.annotate(text, (x, y), (1, place), textcoords=right, va="center", fontsize=9.5, color=".15",
-                      annotation_clip=False, arrowprops=dict(arrowstyle="-", color=colour, lw=1, shrinkA=1, shrinkB=4))
+                      annotation_clip=False, arrowprops=arrow)
 
 # %% ../../nbs/7_claims/05_figures.ipynb #486b1c03
 VALIDATION = {"val/rank1": "validation Rank-1, %", "val/mAP": "validation mAP, %"}
@@ -167,7 +167,7 @@ def training_curves(frames, *, data, columns=VALIDATION, title="Training", profi
     wide = min(2, len(columns))
     tall = -(-len(columns) // wide)
     with theme():
-        fig = new_figure(5 * wide, 3.4 * tall + .6, title, data, profile)
+        fig = new_figure(5 * wide, max(3.4, .24 * len(frames)) * tall + .6, title, data, profile)
         axes = fig.subplots(tall, wide, squeeze=False).ravel()
         for axis, (column, label) in zip(axes, columns.items()):
             draw_runs(axis, frames, names, column)
@@ -210,7 +210,7 @@ def draw_runs(axis, frames, names, column, top=None):
         ends.append((x, y, f"{names[run]} {y:.{1 if y > 2 else 2}f}", style.colour))
     if not ends: axis.text(.5, .5, "not logged", transform=axis.transAxes, ha="center")
     axis.set_ylim(0, top)
-    label_ends(axis, ends)
+    label_ends(axis, ends, gap=min(.075, 1 / max(1, len(ends))))
 
 # %% ../../nbs/7_claims/05_figures.ipynb #050011bb
 ACCURACY, CHANCE = "adversary/modality_accuracy", "adversary/modality_chance"
@@ -246,5 +246,5 @@ def _draw_probe(axis, accuracy):
         axis.annotate(f"{row.value:.0f} %", (i, value), **below)
     names = [name.replace("-", "-\n", 1) for name in accuracy.variant]
     axis.set_xticks(range(len(names)), names)
-    axis.set(title="linear probe, on test identities", xlim=(-.6, len(names) - .4), ylim=(0, 1.05))
+    axis.set(title="linear probe, test people", xlim=(-.6, len(names) - .4), ylim=(0, 1.05))
     axis.grid(axis="x", visible=False)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REFERENCES', 'OF_EACH_RUN', 'CONTROLS', 'read_rows', 'read_references', 'names_of', 'tidy_metrics', 'shown_metrics',
            'runs_label', 'left_out', 'read_samples', 'read_facts', 'read_costs', 'read_curve', 'read_curves',
-           'comparisons', 'with_verdicts']
+           'mean_curves', 'comparisons', 'with_verdicts']
 
 # %% ../../nbs/7_claims/10_gather.ipynb #ddeb3ad8
 from pathlib import Path
@@ -110,6 +110,15 @@ def read_curves(results, datasets, runs):
     "{run: `read_curve`}."
     names = [f"{d}-{v}-{s}" for d in datasets for v, seeds in runs.items() for s in seeds]
     return {name: read_curve(Path(results, "curves", name)) for name in names}
+
+def mean_curves(curves):
+    "`read_curves` with one table per variant, the mean over its seeds; named by the variant, and its dataset if several."
+    groups, datasets = {}, {run.partition("-")[0] for run in curves}
+    for run, table in curves.items():
+        dataset, _, variant = run.rsplit("-", 1)[0].partition("-")
+        groups.setdefault(variant if len(datasets) == 1 else f"{variant}, {dataset}", []).append(table)
+    mean = lambda tables: pd.concat(tables).groupby("step", as_index=False).mean(numeric_only=True)
+    return {name: mean(tables) for name, tables in groups.items()}
 
 # %% ../../nbs/7_claims/10_gather.ipynb #bd8882a9
 CONTROLS = [("fusion", "baseline-stripes"), ("full", "baseline-stripes"), ("best", "baseline-stripes"),
