@@ -72,7 +72,7 @@ def erase(images, probability, random, area=(0.02, 0.4), aspect=0.3):
     height, width = (s * r).sqrt().clamp(max=H), (s / r).sqrt().clamp(max=W)
     top, left = uniform(0, 1) * (H - height), uniform(0, 1) * (W - width)
     hit = drawn(torch.rand, (B, M), random) < probability
-    if not hit.any(): return images
+    if not hit.any(): return images.contiguous()
     rows, columns = _between(top, height, H), _between(left, width, W)
     hidden = rows[..., :, None] & columns[..., None, :] & hit[..., None, None]
     return images.masked_fill(moved(hidden[:, :, None], images.device), 0.0)
