@@ -88,7 +88,7 @@ def compare(a, b, page):
 @click.option("--seeds", default="1,2,3", show_default=True, callback=listed)
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Experiments at a time.")
 @click.option("--name", help="Of the experiments and the files; by default the last part of KEY.")
-@click.option("--part", default="1/1", show_default=True, callback=part, help="The share of this worker: 1/3, 2/3, 3/3.")
+@click.option("--part", default="1/1", show_default=True, callback=part, help="This worker's share: 1/3, 2/3, 3/3.")
 @click.option("--remote", help="The git remote through which workers exchange experiments; files go by DVC's remote.")
 def sweep(key, values, variant, seeds, jobs, name, part, remote):
     """Train with each of VALUES (`0.1,0.3,1.0`) of the parameter KEY and show validation figures with intervals.

@@ -48,7 +48,7 @@ def settle(notebook):
 
 # %% ../../nbs/9_how_it_runs/05_notebooks.ipynb #e1a2b3c5
 def seconds_by_kind(notebook):
-    "{kind: seconds} of the cells that papermill ran: `imports`, `figures` (a figure is saved), and `compute`, the rest."
+    "{kind: seconds} of the cells that papermill ran: `imports`, `figures` (one is saved), and `compute`, the rest."
     found = dict.fromkeys(("imports", "compute", "figures"), 0.0)
     for cell in notebook.cells:
         kind = ("imports" if re.match(r"(import|from) ", cell.source) else

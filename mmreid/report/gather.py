@@ -112,7 +112,7 @@ def read_curves(results, datasets, runs):
     return {name: read_curve(Path(results, "curves", name)) for name in names}
 
 def mean_curves(curves):
-    "`read_curves` with one table per variant, the mean over its seeds; named by the variant, and its dataset if several."
+    "`read_curves` with one table per variant, the mean over its seeds; named by it, and by its dataset if several."
     groups, datasets = {}, {run.partition("-")[0] for run in curves}
     for run, table in curves.items():
         dataset, _, variant = run.rsplit("-", 1)[0].partition("-")
