@@ -89,18 +89,18 @@ def embedding(batches=(32, 256), rounds=3, embedder=None):
     return rows
 
 # %% ../../nbs/9_how_it_runs/22_bench_images.ipynb #5e6f7a81
-def student(params, small="student", large="best-shared", batches=(1, 32), rounds=5):
-    "Rows: seconds per tuple of the untrained network of one row of `params`, against that of another."
+def student(params, small="student", large=("best-shared", "full"), batches=(1, 32), rounds=5):
+    "Rows: seconds per tuple of the untrained network of one row of `params`, against those of others."
     from mmreid.methods.registry import build_network, for_variant
     modalities, side = ("rgb", "ir", "depth"), params.chosen.pack
     build = lambda name: build_network(modalities, for_variant(params, name)[0], params.variants[name]).eval()
-    networks, rows = [build(name) for name in (small, large)], []
-    for tuples in batches:
+    networks, rows = {name: build(name) for name in (small, *large)}, []
+    for name, tuples in ((name, tuples) for name in large for tuples in batches):
         images, present = torch.randn(tuples, 3, 3, side.height, side.width), torch.ones(tuples, 3, dtype=torch.bool)
         with torch.no_grad():
-            own, other = (lambda network=network: network(images, present) for network in networks)
-            row = timed_row(f"embedding a tuple, {small}, batch {tuples}", own, large, other, rounds, size=tuples)
-        rows.append(row | {name: row[name] / tuples for name in ("seconds", "seconds against")})
+            own, other = (lambda n=n: networks[n](images, present) for n in (small, name))
+            row = timed_row(f"embedding a tuple, {small}, batch {tuples}", own, name, other, rounds, size=tuples)
+        rows.append(row | {column: row[column] / tuples for column in ("seconds", "seconds against")})
     return rows
 
 # %% ../../nbs/9_how_it_runs/22_bench_images.ipynb #e4711882

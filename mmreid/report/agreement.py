@@ -78,7 +78,7 @@ def colour_and_infrared(training, network, modalities=("rgb", "ir"), split="test
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/7_claims/12_agreement.ipynb #cc1a9939
-STEPS, PEOPLE, SEEDS = (100, 200, 400), (40, 80, 160), (1, 2)
+STEPS, PEOPLE, SEEDS = (100, 200, 400), (40, 80, 160), (1,)
 STUDIED = (STEPS[1], PEOPLE[-1])     # steps and people of the study
 POINTS = [point for point in [(steps, PEOPLE[-1]) for steps in STEPS] + [(STEPS[1], people) for people in PEOPLE]
           if point != STUDIED]
