@@ -59,7 +59,7 @@ export MERGE_DRIVER DIFF_DRIVER GIT_DRIVERS
 repro: setup  ## run the pipeline, two stages at a time or JOBS=N (what is up to date is not run again)
 	python -m mmreid.pipeline repro --jobs $(JOBS)
 
-study: setup  ## train and evaluate every row of every table, with several seeds (about two and a half hours; resumes after an interruption)
+study: setup  ## train and evaluate every row of every table, with several seeds (about three hours; resumes after an interruption)
 	python -m mmreid.pipeline repro --study --jobs $(JOBS)
 
 define SHOW_EXPERIMENTS
@@ -104,7 +104,7 @@ browser: setup  ## install Debian's Chromium, if none is there, for the tests th
 trials: setup  ## try settings on validation identities, as study/trials.yaml lists them (resumes after an interruption)
 	python -m mmreid.training.trials --jobs $(JOBS)
 
-agreement: setup  ## ask whether methods stand in the same order here and in their publications (three quarters of an hour; resumes)
+agreement: setup  ## ask whether methods stand in the same order here and in their publications (half an hour, after make study; resumes)
 	python -m mmreid.report.agreement --jobs $(JOBS)
 
 bench: setup  ## measure what things cost and how long the lessons run, on a machine that does nothing else
