@@ -160,7 +160,7 @@ if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())
 def growth_figure(taus, methods, profile="quick"):
     "mAP of each method over steps and people, and τ over both."
     from mmreid.report.figures import new_figure, style_of
-    note = "between colour and infrared, both ways; 95 % intervals over test people and trainings"
+    note = "between colour and infrared, both ways; 95 % intervals over test people and, of the study, trainings"
     figure = new_figure(8.5, 5.6, "The order of the methods here and in their publications", "rendered", profile, note)
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     middle = {"steps": taus.people == taus.people.max(), "people": taus.steps == sorted(taus.steps.unique())[1]}
