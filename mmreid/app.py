@@ -86,7 +86,7 @@ def compare(a, b, page):
 @click.argument("values", callback=listed)
 @click.option("--variant", help="The row that is trained; by default the one that KEY names.")
 @click.option("--seeds", default="1,2,3", show_default=True, callback=listed)
-@click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Experiments at a time.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Experiments at a time; by default all, up to two a core.")
 @click.option("--name", help="Of the experiments and the files; by default the last part of KEY.")
 @click.option("--part", default="1/1", show_default=True, callback=part, help="This worker's share: 1/3, 2/3, 3/3.")
 @click.option("--remote", help="The git remote through which workers exchange experiments; files go by DVC's remote.")

@@ -35,7 +35,7 @@ def test_exactly_what_changed_is_shown(two):
     text = compared(two, "HEAD~1", "HEAD")
     assert "variants.full.losses.modal_consistency: 0.1 → 0.7" in text and text.count("→") == 1
     assert re.findall(r"^  rendered (\S+): \d+ of \d+ figures differ$", text, re.MULTILINE) == ["full"]
-    assert "people: the same test people" in text and "fused  rank1" in text
+    assert "people: the same people" in text and "fused  rank1" in text
     assert max(map(len, text.splitlines())) <= 100
     page = (two / "build/compare.html").read_text()
     assert page.count("data:image/png") >= 2 and not re.search(r'(src|href)="http', page)
@@ -78,6 +78,8 @@ def test_a_sweep_leaves_experiments_and_a_table(two):
     assert git(two, "status", "--porcelain").stdout == ""
     again = run(*MMREID, *words, root=two)           # nothing is trained again
     assert again.returncode == 0 and again.stdout == done.stdout
+    text = compared(two, "HEAD", "modal-consistency-0-5")       # test people there, validation people here
+    assert "rendered full: 4 of 4 figures differ" in text and text.count("other people") == 4
 
 
 def test_plots_open_without_a_network(two):

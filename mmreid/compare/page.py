@@ -17,7 +17,7 @@ from ..core import atomic_path
 
 # %% ../../nbs/9_how_it_runs/15_page.ipynb #ef1e32a3
 WIDTH = 100
-NOTES = {"people": "people: the same test people are drawn for both sides",
+NOTES = {"people": "people: the same people are drawn for both sides",
          "intervals": "intervals: from the intervals of both sides, which is too wide; to compare people, "
                       "the evaluations must be in DVC's cache"}
 ONE_RUN = "An interval holds for these trained networks. Whether a method is better takes several trainings."

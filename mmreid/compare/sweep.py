@@ -7,7 +7,7 @@ __all__ = ['SWEEP', 'experiment', 'queue_words', 'dvc', 'run_sweep', 'why_it_fai
            'spread_sweep', 'gather_sweep', 'headline_rows', 'sweep_curve', 'write_sweep']
 
 # %% ../../nbs/9_how_it_runs/17_sweep.ipynb #c160e374
-import re, subprocess, sys
+import os, re, subprocess, sys
 
 import pandas as pd
 
@@ -28,7 +28,7 @@ def queue_words(name, key, value, variant, seeds, profile="quick", dataset="rend
     changes = [f"{key}={value}", f"main_variants=[{variant}]", f"analysed_variants=[{variant}]",
                f"datasets=[{dataset}]", f"seeds=[{','.join(map(str, seeds))}]", f"profile={profile}",
                f"profiles.{profile}.evaluate.split=val"]
-    return ["exp", "run", "--queue", "--force", "--name", experiment(name, value),
+    return ["exp", "run", "--queue", "--name", experiment(name, value),
             *(word for change in changes for word in ("--set-param", change)), *targets]
 
 def dvc(root, *words):
@@ -38,13 +38,18 @@ def dvc(root, *words):
     return done.stdout
 
 # %% ../../nbs/9_how_it_runs/17_sweep.ipynb #38c44704
-def run_sweep(name, key, values, variant, seeds, profile="quick", jobs=2, root="."):
+def run_sweep(name, key, values, variant, seeds, profile="quick", jobs=None, root="."):
     """Queue an experiment for each of the `values` of the parameter `key`, and run them, `jobs` at a time.
 
-    An experiment that is there already is not run again, so that a sweep resumes. `InputError` if one failed."""
+    By default all at once, up to two for each core: three that share two cores leave none idle at the end. An
+    experiment that is there already is not run again, so that a sweep resumes. `InputError` if one failed."""
     waiting = [value for value in values if not known(experiment(name, value), root)]
     for value in waiting: dvc(root, *queue_words(name, key, value, variant, seeds, profile))
-    if waiting: dvc(root, "exp", "run", "--run-all", "--jobs", str(jobs))
+    if not waiting: return
+    jobs = jobs or min(len(waiting), 2 * (os.cpu_count() or 1))
+    print(f"{len(waiting)} experiments of {len(seeds)} trainings, {jobs} at a time; "
+          f"`dvc queue logs {experiment(name, waiting[0])}` shows how far one is", file=sys.stderr)
+    dvc(root, "exp", "run", "--run-all", "--jobs", str(jobs))
     for value in waiting:
         if not known(experiment(name, value), root): raise InputError(why_it_failed(experiment(name, value), root))
 
@@ -72,7 +77,7 @@ def fetch_experiments(names, remote, root="."):
     wanted = [name for name in names if name in there and not known(name, root)]
     if wanted: dvc(root, "exp", "pull", remote, *wanted)
 
-def spread_sweep(name, key, values, variant, seeds, profile="quick", jobs=2, part=(1, 1), remote=None, root="."):
+def spread_sweep(name, key, values, variant, seeds, profile="quick", jobs=None, part=(1, 1), remote=None, root="."):
     """`run_sweep` of one worker's part of the values; returns the values that other workers still have to run.
 
     With a `remote`, experiments that others have sent are fetched, and own ones are sent."""

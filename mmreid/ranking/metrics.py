@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['rank_query_by_definition', 'RankMetrics', 'summarise', 'rank_metrics_by_definition', 'assert_same_ranking',
-           'stable_order', 'score_hits', 'count_identities', 'rank_ordered', 'count_nearer', 'rank_rows', 'as_array',
-           'check_identities', 'identity_codes', 'check_ranking', 'check_distances', 'rank_metrics']
+           'stable_order', 'score_hits', 'count_identities', 'rank_ordered', 'count_nearer', 'group_by_identity',
+           'positive_pairs', 'rank_rows', 'as_array', 'check_identities', 'identity_codes', 'check_ranking',
+           'check_distances', 'rank_metrics']
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #e0aac47c
 import os
@@ -144,23 +145,41 @@ def count_nearer(ordered, row, own):
     after = smaller + 1
     return smaller, (after < size) & (flat[start + np.minimum(after, size - 1)] == own)
 
+# %% ../../nbs/1_ranking/01_metrics.ipynb #d3d51591
+def group_by_identity(query, gallery):
+    """(columns (G,) by identity, border (I + 1,)): those of identity i are `columns[border[i]:border[i + 1]]`.
+
+    query (Q,) and gallery (G,): identities as integers from 0."""
+    identities = 1 + max(query.max(initial=0), gallery.max(initial=0))
+    return np.argsort(gallery, kind="stable"), np.cumsum(np.bincount(gallery + 1, minlength=identities + 1))
+
+def positive_pairs(query, columns, border):
+    "(row (P,), column (P,)) of every pair of one identity, row by row, from the groups of `group_by_identity`."
+    number = np.diff(border)[query]
+    row = np.repeat(np.arange(len(query)), number)
+    shift = border[query] - (np.cumsum(number) - number)      # from a pair's place in the list to its place in `columns`
+    return row, columns[np.arange(len(row)) + shift[row]]
+
 # %% ../../nbs/1_ranking/01_metrics.ipynb #88a56191
-def rank_rows(distance, query, gallery, excluded=None, cmc="images"):
-    "As `rank_ordered`, from distances (Q, G) without a NaN; only queries with a tied positive are put in order."
-    size, positive, remaining = len(gallery), gallery == query[:, None], distance
-    kept = np.full(len(query), size)
+def rank_rows(distance, query, gallery, excluded=None, cmc="images", groups=None):
+    """As `rank_ordered`, from distances (Q, G) without a NaN; only queries with a tied positive are put in order.
+
+    groups: what `group_by_identity` returns, if it is known already."""
+    size, ordered, kept = len(gallery), distance.copy(), np.full(len(query), len(gallery))
+    row, column = positive_pairs(query, *(groups or group_by_identity(query, gallery)))
     if excluded is not None:
-        last = np.inf if distance.dtype.kind == "f" else np.iinfo(distance.dtype).max
-        positive, remaining = positive & ~excluded, np.where(excluded, last, distance)
-        kept = size - np.count_nonzero(excluded, axis=1)
-    row, column = np.divmod(np.flatnonzero(positive), size)
-    ordered = np.sort(remaining, axis=1)
+        absent, stays = np.flatnonzero(excluded), ~excluded[row, column]
+        ordered.ravel()[absent] = np.inf if distance.dtype.kind == "f" else np.iinfo(distance.dtype).max
+        kept -= np.bincount(absent // size, minlength=len(query))
+        row, column = row[stays], column[stays]
+    ordered.sort(axis=1)
     smaller, tied = count_nearer(ordered, row, distance[row, column])
     in_order, again = np.sort(row * size + smaller), np.unique(row[tied])
     first, ap, inp, n = score_hits(in_order // size, in_order % size + 1, len(query))
     if cmc == "identities":
         late = np.flatnonzero(first > 1)
-        ahead = remaining[late] < ordered[late, first[late] - 1, None]
+        ahead = distance[late] < ordered[late, first[late] - 1, None]
+        if excluded is not None: ahead &= ~excluded[late]
         first[late] = 1 + count_identities(np.broadcast_to(gallery, ahead.shape), ahead)
     found = first, ap, inp, np.where(n > 0, n / np.maximum(kept, 1), np.nan)
     if len(again):
@@ -239,11 +258,12 @@ def rank_metrics(
     if excluded is not None: excluded = as_array(excluded)
     check_ranking(distance, query_ids, gallery_ids, excluded, cmc, max_rank)
     query, gallery = identity_codes(query_ids, gallery_ids)
-    step = max(1, chunk // len(gallery))
+    step, groups = max(1, chunk // len(gallery)), group_by_identity(query, gallery)
     def rank_chunk(start):
         rows = slice(start, start + step)
         check_distances(distance[rows], start)
-        return rank_rows(distance[rows], query[rows], gallery, None if excluded is None else excluded[rows], cmc)
+        absent = None if excluded is None else excluded[rows]
+        return rank_rows(distance[rows], query[rows], gallery, absent, cmc, groups)
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         parts = list(pool.map(rank_chunk, range(0, len(query), step)))
     return summarise(*map(np.concatenate, zip(*parts)), max_rank)
