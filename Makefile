@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments compare plots course grade test lab browser trials agreement bench gpu-check readme notebooks site export lock lock-check clean
+.PHONY: help setup repro study experiments compare plots course grade test lab browser trials agreement bench portable gpu-check readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +110,9 @@ agreement: setup  ## ask whether methods stand in the same order here and in the
 bench: setup  ## measure what things cost and how long the lessons run, on a machine that does nothing else
 	python -m mmreid.benchmarks
 	python -m mmreid.course.timing
+
+portable: setup  ## lay the benchmarks into build/portable, for a machine that has PyTorch and can install nothing (FLAGS="--python 3.12")
+	python -m mmreid.benchmarks.portable $(FLAGS)
 
 gpu-check: setup  ## run all that needs a GPU, measure it, and write one report: results/gpu_check (an hour; FLAGS=--cpu: without a GPU)
 	python -m mmreid.report.gpu_check $(FLAGS)

@@ -18,12 +18,15 @@ def _params():
     from mmreid.methods.registry import load_params
     return load_params()
 
-def _setting():
-    "The packed rendered people and the parameters."
-    from mmreid.data.packed import Packed
-    return Packed.open("data/packed/rendered"), _params()
-
 def _call(module, name): return getattr(importlib.import_module(f"mmreid.benchmarks.{module}"), name)
+
+def _trained(name):
+    "The rows of a benchmark of training, on the packed rendered people; a note says if there are none."
+    from mmreid.data.packed import Packed
+    params, folder = _params(), Path("data/packed/rendered")
+    note = "" if folder.exists() else "toy people in colour and infrared"
+    packed = Packed.open(_call("training", "toy_people")(params.chosen.pack) if note else folder)
+    return [row | {"note": row["note"] or note} for row in _call("training", name)(packed, params)]
 
 BENCHMARKS = {
     "metrics": lambda: _call("measuring", "metrics")(),
@@ -35,10 +38,10 @@ BENCHMARKS = {
     "student": lambda: _call("images", "student")(_params()),
     "search": lambda: _call("images", "search")(),
     "export": lambda: _call("images", "exported")(),
-    "limit": lambda: _call("training", "limit")(*_setting()),
-    "usual way": lambda: _call("training", "usual_way")(*_setting()),
-    "parts": lambda: _call("training", "parts")(*_setting()),
-    "variants": lambda: _call("training", "variants")(*_setting()),
+    "limit": lambda: _trained("limit"),
+    "usual way": lambda: _trained("usual_way"),
+    "parts": lambda: _trained("parts"),
+    "variants": lambda: _trained("variants"),
     "networks": lambda: _call("training", "networks")(_params()),
     "runner": lambda: _call("running", "runner")(),
     "imports": lambda: _call("running", "imports")(),
