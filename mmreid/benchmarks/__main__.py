@@ -31,7 +31,7 @@ def _trained(name):
 BENCHMARKS = {
     "metrics": lambda: _call("measuring", "metrics")(),
     "losses": lambda: _call("measuring", "losses")(),
-    "growth": lambda: _call("growing", "growths")(),
+    "growth": lambda: _call("growing", "growths")(_params()),
     "packing": lambda: _call("images", "packing")(),
     "rendering": lambda: _call("images", "rendering")(_params().chosen.rendered),
     "embedding": lambda: _call("images", "embedding")(),
