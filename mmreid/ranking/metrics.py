@@ -20,10 +20,9 @@ from ..core import InputError
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #21772fe8
 def rank_query_by_definition(distance, query_id, gallery_ids, excluded=None, cmc="images"):
-    """`(rank of the first hit, AP, INP)` of one query, or None if it has no positive left.
+    """`(rank of the first hit, AP, INP)` of one query with distances (G,), or None if it has no positive left.
 
-    distance (G,): its distances to the gallery; excluded (G,) bool: pairs that leave the ranking; cmc: whether the
-    first hit is ranked among "images" or among "identities"."""
+    excluded (G,) bool: pairs that leave the ranking; cmc: the first hit is ranked among "images" or "identities"."""
     kept = [g for g in range(len(gallery_ids)) if excluded is None or not excluded[g]]
     ranking = [gallery_ids[g] for g in sorted(kept, key=lambda g: distance[g])]  # Python's sort is stable
     r = [rank for rank, identity in enumerate(ranking, 1) if identity == query_id]
@@ -36,9 +35,7 @@ def rank_query_by_definition(distance, query_id, gallery_ids, excluded=None, cmc
 # %% ../../nbs/1_ranking/01_metrics.ipynb #154b597c
 @dataclass(frozen=True, eq=False)
 class RankMetrics:
-    """Averages over the valid queries, as fractions, and the per-query values behind them.
-
-    An invalid query has rank 0 and NaN in `ap`, `inp` and `share`."""
+    "Averages over valid queries, as fractions, and the values of each query: rank 0 and NaN where it is invalid."
     cmc: np.ndarray # (max_rank,) share of valid queries with a hit among the first k, k = 1...max_rank
     mAP: float # mean average precision
     mINP: float # mean inverse negative penalty
@@ -121,8 +118,7 @@ def count_identities(label, counted):
 def rank_ordered(order, query, gallery, excluded=None, cmc="images"):
     """Rank of the first hit (0: none), AP, INP and share of positives of each query, four (Q,) arrays.
 
-    order (Q, G'): gallery positions by increasing distance, of all or part of the gallery; query (Q,) and gallery (G,)
-    identities as integers from 0; excluded (Q, G) bool or None."""
+    order (Q, G'): gallery positions by distance; query (Q,), gallery (G,): integers; excluded (Q, G) bool or None."""
     label = gallery[order]                                          # identities in rank order
     kept = np.ones(label.shape, bool) if excluded is None else ~np.take_along_axis(excluded, order, axis=1)
     rank = np.cumsum(kept, axis=1, dtype=np.int32)                  # an excluded image takes no place
@@ -134,9 +130,7 @@ def rank_ordered(order, query, gallery, excluded=None, cmc="images"):
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #9240e5a2
 def count_nearer(ordered, row, own):
-    """How many distances are smaller than each of `own`, (P,), and whether more than one equals it, (P,) bool.
-
-    ordered (Q, G): distances, each row sorted; row (P,): rows; own (P,): one distance of each of these rows."""
+    "(P,) how many in row `row` (P,) of the sorted `ordered` (Q, G) are below `own` (P,); (P,) bool: is one more equal?"
     size, flat = ordered.shape[1], ordered.ravel()
     start, smaller = row * size, np.zeros(len(row), int)
     for bit in reversed(range(size.bit_length())):
@@ -147,9 +141,7 @@ def count_nearer(ordered, row, own):
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #d3d51591
 def group_by_identity(query, gallery):
-    """(columns (G,) by identity, border (I + 1,)): those of identity i are `columns[border[i]:border[i + 1]]`.
-
-    query (Q,) and gallery (G,): identities as integers from 0."""
+    "(columns (G,) by identity, border (I + 1,)): those of identity i are `columns[border[i]:border[i + 1]]`."
     identities = 1 + max(query.max(initial=0), gallery.max(initial=0))
     return np.argsort(gallery, kind="stable"), np.cumsum(np.bincount(gallery + 1, minlength=identities + 1))
 
@@ -157,14 +149,12 @@ def positive_pairs(query, columns, border):
     "(row (P,), column (P,)) of every pair of one identity, row by row, from the groups of `group_by_identity`."
     number = np.diff(border)[query]
     row = np.repeat(np.arange(len(query)), number)
-    shift = border[query] - (np.cumsum(number) - number)      # from a pair's place in the list to its place in `columns`
+    shift = border[query] - (np.cumsum(number) - number)      # from a pair's place in the list to that in `columns`
     return row, columns[np.arange(len(row)) + shift[row]]
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #88a56191
 def rank_rows(distance, query, gallery, excluded=None, cmc="images", groups=None):
-    """As `rank_ordered`, from distances (Q, G) without a NaN; only queries with a tied positive are put in order.
-
-    groups: what `group_by_identity` returns, if it is known already."""
+    "As `rank_ordered`, from distances (Q, G) without a NaN and `group_by_identity`; only ties are put in order."
     size, ordered, kept = len(gallery), distance.copy(), np.full(len(query), len(gallery))
     row, column = positive_pairs(query, *(groups or group_by_identity(query, gallery)))
     if excluded is not None:
@@ -196,7 +186,6 @@ def as_array(values):
         values = values.float() if str(values.dtype) == "torch.bfloat16" else values
     return np.asarray(values)
 
-# %% ../../nbs/1_ranking/01_metrics.ipynb #ed2da1ba
 def check_identities(query_ids, gallery_ids):
     "`InputError` unless there is one identity for each image, and either all are text or none is."
     kinds = {}
@@ -205,7 +194,6 @@ def check_identities(query_ids, gallery_ids):
         for identity in ids[~pd.isna(ids)].tolist(): kinds[isinstance(identity, str)] = f"{side} identity {identity!r}"
     if len(kinds) > 1: raise InputError(f"identities of two kinds never match: {' and '.join(kinds.values())}")
 
-# %% ../../nbs/1_ranking/01_metrics.ipynb #32ec618d
 def identity_codes(query_ids, gallery_ids):
     "Query and gallery identities as integers from 0: (Q,), (G,). `InputError` if one is missing or of another kind."
     check_identities(query_ids, gallery_ids)
@@ -234,7 +222,6 @@ def check_ranking(distance, query_ids, gallery_ids, excluded, cmc, max_rank):
     if excluded is not None and (excluded.shape != shape or excluded.dtype != bool):
         raise InputError(f"excluded must be a bool matrix {shape}, not {excluded.dtype} {excluded.shape}")
 
-# %% ../../nbs/1_ranking/01_metrics.ipynb #ffd3a265
 def check_distances(distance, offset=0):
     "`InputError` for a NaN, naming its query row (plus `offset`) and gallery column."
     if distance.size and np.isnan(distance.max()):      # a NaN anywhere makes the maximum NaN
@@ -242,18 +229,11 @@ def check_distances(distance, offset=0):
         raise InputError(f"distance is NaN at query row {row + offset}, gallery column {column}")
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #b9f3a9f4
-def rank_metrics(
-    distance, # (Q, G) array or tensor of numbers, smaller is nearer
-    query_ids, # (Q,) identities
-    gallery_ids, # (G,) identities
-    *,
-    excluded=None, # (Q, G) bool, pairs that leave the ranking, or None
-    cmc="images", # a hit among the first k "images", or among the first k "identities"
-    max_rank=20, # length of the CMC curve
-    chunk=2**18, # pairs handled at a time by each thread
-    threads=None, # how many share the chunks; None: one for each core, up to 8
-):
-    "`RankMetrics` of a distance matrix. Ties keep the gallery's order; `InputError` for a NaN or a wrong shape."
+def rank_metrics(distance, query_ids, gallery_ids, *, excluded=None, cmc="images", max_rank=20, chunk=2**18,
+                 threads=None):
+    """`RankMetrics` of distances (Q, G), smaller is nearer. Ties keep the gallery's order; `InputError` for a NaN or a
+    wrong shape. query_ids (Q,), gallery_ids (G,); excluded: (Q, G) bool, pairs that leave the ranking; cmc: a hit among
+    the first k "images" or "identities"; chunk: pairs for each of the `threads`, by default one a core, at a time."""
     distance = as_array(distance)
     if excluded is not None: excluded = as_array(excluded)
     check_ranking(distance, query_ids, gallery_ids, excluded, cmc, max_rank)
