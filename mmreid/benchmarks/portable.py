@@ -11,7 +11,7 @@ from argparse import ArgumentParser
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from ..core import InputError
+from ..core import InputError, atomic_path
 
 # %% ../../nbs/9_how_it_runs/28_portable.ipynb #ca14ef21
 THERE = ("torch", "torchvision", "numpy")      # what the other machine has
@@ -56,20 +56,23 @@ def download(pins, folder, version):
     if done.returncode: raise InputError(f"Python {version}: {done.stderr.strip().splitlines()[-1]}")
 
 def lay(folder, version=None, root="."):
-    """Lay the library of `root`, its parameters and its packages into `folder`, which is made anew.
+    """Lay the library of `root`, its parameters and its packages into `folder`; what was laid there before goes.
 
-    version: "3.12", of the other machine's Python; by default this one's. `InputError` if there are no packages."""
+    version: "3.12", of the other machine's Python; by default this one's. `InputError` if there are no packages, and
+    for a folder that holds anything else."""
     here, folder = "{}.{}".format(*sys.version_info), Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "packages").mkdir(parents=True)
-    carried = to_carry()
-    if version in (None, here):
-        for name in carried: copy_installed(name, folder / "packages")
-    else: download([f"{name}=={own}" for name, own in carried.items()], folder / "packages", version)
-    shutil.copytree(Path(root, "mmreid"), folder / "mmreid", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(Path(root, "params.yaml"), folder)
-    (folder / "bench.sh").write_text(START)
-    (folder / "bench.sh").chmod(0o755)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "packages").is_dir():
+        raise InputError(f"{folder} holds other files; choose another folder with --out")
+    with atomic_path(folder) as new:
+        (new / "packages").mkdir(parents=True)
+        carried = to_carry()
+        if version in (None, here):
+            for name in carried: copy_installed(name, new / "packages")
+        else: download([f"{name}=={own}" for name, own in carried.items()], new / "packages", version)
+        shutil.copytree(Path(root, "mmreid"), new / "mmreid", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(Path(root, "params.yaml"), new)
+        (new / "bench.sh").write_text(START)
+        (new / "bench.sh").chmod(0o755)
 
 # %% ../../nbs/9_how_it_runs/28_portable.ipynb #841a6899
 def main(words=None):

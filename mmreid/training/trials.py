@@ -40,6 +40,9 @@ class Trials(Strict):
     def _fair(self):
         numbers = {len(tried) for tried in self.own.values()}
         if len(numbers) > 1: raise ValueError("own: all variants must have as many trials")
+        groups = [*self.own, *self.compared.variants, *self.further]
+        twice = [name for name in groups if groups.count(name) > 1]
+        if twice: raise ValueError(f"{twice[0]!r} is listed twice")
         return self
 
     @property
