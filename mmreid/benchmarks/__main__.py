@@ -30,6 +30,7 @@ def _trained(name):
 
 BENCHMARKS = {
     "metrics": lambda: _call("measuring", "metrics")(),
+    "protocol": lambda: _call("measuring", "protocol")(),
     "losses": lambda: _call("measuring", "losses")(),
     "growth": lambda: _call("growing", "growths")(_params()),
     "packing": lambda: _call("images", "packing")(),
