@@ -104,7 +104,7 @@ browser: setup  ## install Debian's Chromium, if none is there, for the tests th
 trials: setup  ## try settings on validation identities, as study/trials.yaml lists them (resumes after an interruption)
 	python -m mmreid.training.trials --jobs $(JOBS)
 
-agreement: setup  ## ask whether methods stand in the same order here and in their publications (half an hour, after make study; resumes)
+agreement: setup  ## compare the order of methods here with that of their publications (half an hour, after make study; resumes)
 	python -m mmreid.report.agreement --jobs $(JOBS)
 
 bench: setup  ## measure what things cost and how long the lessons run, on a machine that does nothing else

@@ -48,7 +48,7 @@ class Pack(Strict):
 class Model(Strict):
     "What all variants of a profile have in common (§2.1)."
     backbone: Literal["resnet10", "resnet18", "resnet34", "resnet50"]
-    weights: str                                        # "none", "imagenet-v1", "imagenet-v2" or a safetensors file
+    weights: str                        # "none", "rendered", "imagenet-v1", "imagenet-v2" or a safetensors file
     private_stages: Annotated[int, Field(ge=0, le=5)]   # of five stages, those that each modality owns
     normalisation: Literal["image", "dataset"]          # by each image's own statistics, or by the training images'
     branch_dim: Annotated[int, Field(ge=2, multiple_of=2)]   # d of one branch; an embedding has 3 d numbers
