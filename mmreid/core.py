@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERGE', 'InputError', 'optional', 'subset_name', 'subsets', 'stream_seed', 'generator', 'canonical_json',
-           'content_hash', 'file_hash', 'atomic_path', 'clear_partial', 'only_writer', 'as_text', 'read_text',
-           'write_json', 'read_json', 'parse_yaml', 'read_yaml', 'progress']
+           'content_hash', 'file_hash', 'atomic_path', 'clear_partial', 'only_writer', 'require_own', 'as_text',
+           'read_text', 'write_json', 'read_json', 'parse_yaml', 'read_yaml', 'progress']
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #17fd2eaf
 import errno, hashlib, importlib, itertools, json, os, re, shutil, tempfile
@@ -121,7 +121,7 @@ def clear_partial(path):
     "Remove what killed writers of `path` left behind; the caller must be its only writer at that moment."
     path = Path(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.\w+\.partial")
-    for left in path.parent.iterdir():
+    for left in path.parent.glob(".*.partial"):
         if name.fullmatch(left.name): _remove(left)
 
 @contextmanager
@@ -130,9 +130,19 @@ def only_writer(path):
     from filelock import FileLock
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
         clear_partial(path)
-        yield
+        try: yield
+        finally: lock.unlink(missing_ok=True)       # who waits for it sees that it is gone, and takes a new one
+
+# %% ../nbs/9_how_it_runs/01_core.ipynb #c7d98689
+def require_own(folder, is_own):
+    "`InputError` unless `folder` is new, empty, or has a set of names for which `is_own` is true."
+    folder = Path(folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and not is_own(names) or not folder.is_dir() and os.path.lexists(folder):
+        raise InputError(f"{folder}: there is something else already; choose a folder that is new or empty")
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #a1152fab
 MERGE = re.compile(rb"^(<{7}|>{7}) .*$", re.MULTILINE)
