@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError, atomic_path, clear_partial, content_hash, file_hash, progress, read_json, write_json
+from ..core import InputError, atomic_path, content_hash, file_hash, only_writer, progress, read_json, write_json
 from .images import decode
 from .samples import DatasetInfo, check_table, read_dataset, read_table
 
@@ -97,8 +97,7 @@ def pack_dataset(dataset, out, height, width):
     `rows.npy` (N, M + extras) int32, `samples.csv` and `packed.json`.
     Raises `InputError` with the table's line for a missing or broken image, and when the disk is full."""
     channels = {m: i.channels for m, i in dataset.info.modalities.items()} | {e: 1 for e in dataset.info.extras}
-    clear_partial(out)
-    with atomic_path(out) as temporary:
+    with only_writer(out), atomic_path(out) as temporary:
         temporary.mkdir()
         rows = np.full((len(dataset.table), len(channels)), -1, np.int32)
         for column, name in enumerate(channels):
