@@ -14,7 +14,7 @@ from ..losses.simple import Classification, Triplet
 from .late import Late
 from .registry import Method
 from ..models.network import Embedding
-from ..models.processes import anywhere
+from ..models.processes import anywhere, normalised
 
 # %% ../../nbs/6_compared_methods/11_unicat.ipynb #2b289eb0
 class UniCat(Late):
@@ -28,7 +28,7 @@ class UniCat(Late):
         z = torch.zeros_like(h)
         for m, neck in enumerate(self.neck):
             rows = (modality == m).nonzero()[:, 0]
-            if anywhere(len(rows), self.training): z = z.index_copy(0, rows, neck(h[rows]))
+            if n := anywhere(len(rows), self.training): z = z.index_copy(0, rows, normalised(neck, h[rows], n))
         return z
 
     def tune(self, validation): "Nothing is chosen after training: all modalities have the same weight."

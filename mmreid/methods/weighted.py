@@ -20,7 +20,7 @@ from .registry import Method
 from ..models.attention import ChannelAttention, ModalLinear
 from ..models.backbone import Backbone
 from ..models.network import Embedding, Network, whole
-from ..models.processes import anywhere
+from ..models.processes import anywhere, normalised
 
 # %% ../../nbs/6_compared_methods/12_weighted.ipynb #8aea8c45
 class GateSettings(Strict):
@@ -41,7 +41,7 @@ class QualityGate(nn.Module):
         centred = torch.zeros_like(pooled)
         for m, norm in enumerate(self.centre):
             rows = mask[:, m].nonzero()[:, 0]
-            if anywhere(len(rows), self.training): centred[rows, m] = norm(pooled[rows, m])
+            if n := anywhere(len(rows), self.training): centred[rows, m] = normalised(norm, pooled[rows, m], n)
         logits = self.logit(torch.relu(self.inner(centred)))[..., 0]
         return logits.masked_fill(~mask, -torch.inf).softmax(1)
 
