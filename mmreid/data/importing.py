@@ -55,7 +55,9 @@ def images_in_folders(source, pattern=PATTERN):
     files, closed = files_below(problems)
     for path in sorted(files):
         said = form.fullmatch(path)
-        if not path.lower().endswith(ENDINGS): left.append((path, "not an image, by its ending"))
+        if re.search(r"[\0-\x1f\x7f\ud800-\udfff]", path):
+            left.append((ascii(path), "its name is not UTF-8, or has control characters"))
+        elif not path.lower().endswith(ENDINGS): left.append((path, "not an image, by its ending"))
         elif not said: left.append((path, f"its path does not fit {pattern}"))
         else: rows.append(_image(Path(source, path), path, said.groupdict(), path))
     left += [(folder, "a folder that cannot be read") for folder in closed]

@@ -189,7 +189,8 @@ def _load(path, **kwargs):
     "A NumPy file without Python objects; `InputError` names a file that is missing or something else."
     try: return np.load(path, allow_pickle=False, **kwargs)
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError) as error: raise InputError(f"{path}: not a plain array ({error})") from None
+    except Exception as error:      # NumPy lets the errors of the modules through by which it reads a header
+        raise InputError(f"{path}: not a plain array ({error})") from None
 
 # %% ../../nbs/2_data/09_packed.ipynb #42f55f8a
 def _open_array(folder, name, shape):

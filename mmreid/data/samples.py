@@ -23,12 +23,12 @@ from ..core import InputError, atomic_path, canonical_json, read_json, read_text
 Split = Literal["train", "val", "test"]
 Names = Annotated[list[str], Field(min_length=1)]
 
-def _check_disjoint(identities):
+def _check_disjoint(where, identities):
     "`ValueError` for an identity in two of the splits {split: identities}."
     seen = {}
     for split, names in identities.items():
         for name in names:
-            if name in seen: raise ValueError(f"identities: {name!r} is listed in {seen[name]} and in {split}")
+            if name in seen: raise ValueError(f"{where}: {name!r} is listed in {seen[name]} and in {split}")
             seen[name] = split
 
 # %% ../../nbs/2_data/01_samples.ipynb #1665bdec
@@ -90,9 +90,10 @@ class DatasetInfo(Strict):
 
     @model_validator(mode="after")
     def _one_split_each(self):
-        for identities in (self.identities, *self.runs.values()): _check_disjoint(identities)
-        for k in self.runs:
+        for k, identities in self.runs.items():
             if not k.isdecimal(): raise ValueError(f"runs: {k!r} is no number of a run")
+            _check_disjoint(f"runs.{k}", identities)
+        _check_disjoint("identities", self.identities)
         _check_names([*self.modalities, *self.extras])
         canonical_json(self.model_dump())       # ValueError for NaN and infinity among further keys
         return self
@@ -115,6 +116,7 @@ def csv_columns(path, text):
         for cells in rows:
             if cells and len(cells) != len(columns):
                 raise InputError(f"{path} line {rows.line_num}: {len(cells)} cells for {len(columns)} columns")
+            if "\0" in "".join(cells): raise InputError(f"{path} line {rows.line_num}: a NUL character")
             filled += bool(cells)
     except csv.Error as error: raise InputError(f"{path} line {rows.line_num}: not a CSV table ({error})") from None
     twice = [name for name in columns if columns.count(name) > 1]
