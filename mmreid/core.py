@@ -194,13 +194,19 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node, deep=False):
+        try: return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError): raise
+        except Exception as error:      # a thirteenth month, !!int of a word: each type has its own errors
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float",
                               re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 def parse_yaml(text, where):
     "The content of YAML; `InputError` names `where` and the line of what is not YAML, or of a key that is there twice."
     try: return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = f" line {mark.line + 1}" if mark else ""
         raise InputError(f"{where}{line}: not YAML ({' '.join(str(problem).split())})") from None
