@@ -37,13 +37,13 @@ def changes(key, value, variant, seeds, profile="quick", dataset="rendered"):
 @contextmanager
 def changed_file(changed, root="."):
     "The path of a copy of `params.yaml` with `changes` made in it as DVC makes them; `InputError` if it cannot."
-    from dvc.exceptions import InvalidArgumentError
     from dvc.utils.hydra import apply_overrides
     with tempfile.TemporaryDirectory() as folder:
         path = shutil.copy(Path(root, "params.yaml"), folder)
         words = [f"{key}={value}" for key, value in changed.items()]
         try: apply_overrides(path, words)
-        except InvalidArgumentError: raise InputError(f"{words[0].lstrip('+')}: no key with a value") from None
+        except Exception as error:      # of DVC, and of three libraries below it
+            raise InputError(f"{words[0].lstrip('+')}: no key with a value ({type(error).__name__})") from None
         yield path
 
 def require_sweep(name, key, values, variant, seeds, profile, root="."):
