@@ -59,8 +59,11 @@ def readme():
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #71151ccb
 def listed(context, parameter, text):
-    "The parts of `1,2,3`."
-    return [part.strip() for part in text.split(",") if part.strip()]
+    "The parts of `1,2,3`, which differ."
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found: raise click.BadParameter("at least one, with commas between them")
+    if len(set(found)) < len(found): raise click.BadParameter(f"{text}: one of them is there twice")
+    return found
 
 def shares(context, parameter, text):
     "The numbers of `0.5,0.1,0.4`."
