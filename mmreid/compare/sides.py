@@ -40,7 +40,7 @@ def commit_of(name, root="."):
     if found := hash_of(name, root): return found
     own = experiments(name, root)
     if found := own.get(hash_of("HEAD", root)): return found
-    if len(own) > 1: raise InputError(f"{name!r}: experiments of several commits; write one of {', '.join(own.values())}")
+    if len(own) > 1: raise InputError(f"{name!r}: an experiment of several commits; write {', '.join(own.values())}")
     for found in own.values(): return found
     raise InputError(f"{name!r} is no commit, no experiment and no folder here; `git log --oneline` and `dvc exp list` "
                      f"list them, and {WORKSPACE!r} is the files as they are")

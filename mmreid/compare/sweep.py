@@ -59,7 +59,8 @@ def require_sweep(name, key, values, variant, seeds, profile, root="."):
             raise InputError(f"{own}: no name of an experiment; --name gives another")
         with changed_file(changes(key, value, variant, seeds, profile), root) as path:
             try: load_params(path)
-            except InputError as error: raise InputError(f"{key}={value}: {str(error).replace(f'{path}: ', '')}") from None
+            except InputError as error:
+                raise InputError(f"{key}={value}: {str(error).replace(f'{path}: ', '')}") from None
 
 # %% ../../nbs/9_how_it_runs/17_sweep.ipynb #f29f488a
 def queue_words(name, key, value, variant, seeds, profile="quick", dataset="rendered"):
