@@ -184,6 +184,8 @@ def as_array(values, dtype=None):
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    if dtype is object and isinstance(values, (list, tuple)):       # else NumPy makes NaN a text
+        values = [value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value for value in values]
     return np.asarray(values, dtype)
 
 def check_identities(query_ids, gallery_ids):
@@ -197,11 +199,10 @@ def check_identities(query_ids, gallery_ids):
 def identity_codes(query_ids, gallery_ids):
     "Query and gallery identities as integers from 0: (Q,), (G,). `InputError` if one is missing or of another kind."
     check_identities(query_ids, gallery_ids)
-    query, gallery = (as_array(ids, object) for ids in (query_ids, gallery_ids))      # else NumPy makes NaN a text
+    query, gallery = (as_array(ids, object) for ids in (query_ids, gallery_ids))
     codes, _ = pd.factorize(np.concatenate([query, gallery]))
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        at = missing[0]
+    if (codes < 0).any():
+        at = np.argmax(codes < 0)
         place = f"query row {at}" if at < len(query) else f"gallery column {at - len(query)}"
         raise InputError(f"no identity at {place}")
     return codes[:len(query)], codes[len(query):]
