@@ -17,6 +17,7 @@ from PIL import Image
 from ..core import InputError
 from ..losses.adversaries import evidence
 from ..methods.registry import for_variant
+from ..models.memory import adapted
 from ..models.network import dropped, training_passes, whole
 from ..report.benchmarks import as_row, seconds, timed_row
 from ..training.loop import Training, players
@@ -50,14 +51,15 @@ def variants(packed, params, names=None, rounds=12):
             for name, other in zip(names[1:], others)]
 
 # %% ../../nbs/9_how_it_runs/20_bench_training.ipynb #23c18511
-def limit(packed, params, names=("baseline", "full"), rounds=12):
-    "The loop's step against the same network and losses on one batch in memory."
-    rows = []
+def limit(packed, params, names=("baseline", "full"), rounds=12, steps=None):
+    "The loop's step against the same network and losses on one batch in memory; `steps` of each time: 1, on a GPU 20."
+    rows, steps = [], steps or (20 if torch.cuda.is_available() else 1)
     for name in names:
         loop, fixed = (training(packed, params, name) for _ in range(2))
         batch = fixed.data.batch(0)
-        rows.append(timed_row(f"training loop, {name}", loop.advance, "one batch in memory",
-                              lambda: fixed.game.play(0, batch), rounds))
+        row = timed_row(f"training loop, {name}", lambda: [loop.advance() for _ in range(steps)], "one batch in memory",
+                        lambda: [fixed.game.play(0, batch) for _ in range(steps)], rounds)
+        rows.append(row | {key: row[key] / steps for key in ("seconds", "seconds against")})
     return rows
 
 # %% ../../nbs/9_how_it_runs/20_bench_training.ipynb #6385897d
@@ -175,15 +177,15 @@ WAYS = {"channels last": (torch.float32, True, False), "bf16": (torch.bfloat16, 
 def network_step(params, backbone, size, tuples, precision, last, compiled):
     "A function that runs forward and backward of the baseline's network on `tuples` tuples of three random images."
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = params.chosen.model.model_copy(update={"backbone": backbone, "weights": "none"})
+    model = params.chosen.model.model_copy(update={"backbone": backbone, "weights": "none", "private_stages": 1})
     network, _ = players(("rgb", "ir", "depth"), model, params.variants["baseline"], params.chosen.train, 8)
     network = network.network.to(device)
     network.to(memory_format=torch.channels_last if last else torch.contiguous_format)
     images, present = torch.randn(tuples, 3, 3, *size, device=device), torch.ones(tuples, 3, dtype=bool, device=device)
-    run = torch.compile(network) if compiled else network
+    if compiled: adapted(network, params.chosen.compute.model_copy(update={"compile": True}))
     def step():
         with torch.autocast(device, precision, enabled=precision != torch.float32):
-            loss = run(images, present, whole(present)).z.square().mean()
+            loss = network(images, present, whole(present)).z.square().mean()
         loss.backward()
     return step
 
