@@ -182,7 +182,7 @@ def read_json(path):
     "The content of a JSON file; `InputError` names it if it is absent, is not JSON or has a key twice."
     text = read_text(path)
     try: return json.loads(text, object_pairs_hook=_once)
-    except ValueError as error: raise InputError(f"{path}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error: raise InputError(f"{path}: not JSON ({error})") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #83f2222f
 class _Loader(yaml.SafeLoader):
