@@ -168,7 +168,8 @@ def versioned(working):
     stage = {"cmd": command.replace("${item}", "rendered"), "deps": ["nbs/stages", "results/prepared/pack.yaml"],
              "outs": ["data/packed/rendered", f"{NOTEBOOKS}/pack-rendered.ipynb"]}
     (working / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"pack": stage}}))
-    for words in ("git init -q", "dvc init -q", "dvc config core.analytics false"):
+    quiet = (f"dvc config core.{key} false" for key in ("analytics", "check_update"))
+    for words in ("git init -q", "dvc init -q", *quiet):
         assert run(*words.split(), root=working).returncode == 0
     return working
 
