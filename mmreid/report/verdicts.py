@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'EQUAL', 'JUDGES', 'COLUMNS', 'MeasuredTables', 'command', 'judge_publication', 'judge_figure',
-           'judge_margin', 'judge_statistic', 'judged', 'judge_ordering', 'weight_differences', 'all_of',
-           'judge_weight', 'relation_verdict', 'judge_comparison', 'ledger', 'verdicts', 'table_beside']
+           'judge_margin', 'judge_statistic', 'judged', 'judge_ordering', 'weight_differences', 'weight_changes',
+           'all_of', 'judge_weight', 'relation_verdict', 'judge_comparison', 'ledger', 'verdicts', 'table_beside']
 
 # %% ../../nbs/7_claims/03_verdicts.ipynb #753ca9f1
 import pandas as pd
@@ -137,6 +137,17 @@ def weight_differences(claim, dataset, measured):
     others["itself in normal scenes"] = fact("normal", claim.modality)
     found = {what: measured.compare(dataset, own, other) for what, other in others.items()}
     return {} if None in found.values() else found
+
+# %% ../../nbs/7_claims/03_verdicts.ipynb #ba278e68
+def weight_changes(measured):
+    "Facts of kind `change`: each weight A in a scenario minus that in normal scenes, paired over identities."
+    weights, found = measured.facts[measured.facts.kind == "weight"], []
+    for row in weights[weights.condition != "normal"].to_dict("records"):
+        fact = {key: row[key] for key in ("variant", "kind", "modality", "metric")}
+        here, there = fact | {"condition": row["condition"]}, fact | {"condition": "normal"}
+        if change := measured.compare(row["dataset"], here, there):
+            found.append(row | {"kind": "change", "value": change["measured"], "low": change["low"], "high": change["high"]})
+    return pd.DataFrame(found, columns=measured.facts.columns)
 
 # %% ../../nbs/7_claims/03_verdicts.ipynb #842477c3
 def all_of(verdicts):
