@@ -90,7 +90,7 @@ course: setup  ## write the student edition of every lesson to _course/release
 
 SUBMISSIONS ?= submissions
 grade: setup  ## mark SUBMISSIONS=submissions, a folder of <student>/<lesson>.ipynb (this runs them)
-	mmreid course grade $(SUBMISSIONS)
+	mmreid course grade "$(SUBMISSIONS)"
 
 test: setup  ## run every test; FLAGS="slow cuda" adds the cells marked so
 	pytest -n 2 --flags "$(FLAGS)"

@@ -7,6 +7,7 @@ __all__ = ['COURSE', 'app', 'check', 'import_dataset', 'compare', 'sweep', 'embe
            'course', 'release', 'slides', 'grade', 'main']
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #b715be63
+import os
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ import click
 from .core import InputError
 from .pipeline.__main__ import app as pipeline
 from .pipeline.__main__ import as_images, as_size, as_subset, ended, listed, part, ranges, shares
+from .pipeline.__main__ import from_root, require_own
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #437ebe08
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,6 +39,7 @@ def check(name, root, everything):
     from mmreid.data.check import main as check_official
     from mmreid.data.own import report_check
     from mmreid.data.sources import RAW_FOLDERS
+    if root is None or name not in RAW_FOLDERS: root, = from_root(root)
     if name not in RAW_FOLDERS:
         return report_check(name, root or Path("data", name), read_params().chosen, everything)
     return check_official([name, str(root or RAW_FOLDERS[name]), *(["--all"] if everything else [])])
@@ -64,8 +67,8 @@ def import_dataset(name, source, pattern, split, seed, pairing, bounds, link, fo
 @app.command()
 @click.argument("a", default="HEAD")
 @click.argument("b", default="workspace")
-@click.option("--page", type=click.Path(path_type=Path), default="build/compare.html", show_default=True,
-              help="Where the page with tables and pictures is written.")
+@click.option("--page", type=click.Path(dir_okay=False, path_type=Path),
+              help="Where the page with tables and pictures is written; by default build/compare.html.")
 def compare(a, b, page):
     """Show what differs between A and B: parameters, figures, verdicts, pictures. Nothing is trained.
 
@@ -74,7 +77,10 @@ def compare(a, b, page):
     from mmreid.compare.changes import compare
     from mmreid.compare.page import as_text, write_page
     from mmreid.compare.sides import read_side
-    found = compare(read_side(a), read_side(b))
+    page, *folders = from_root(page, Path(a), Path(b))
+    page = page or Path("build/compare.html")
+    names = [os.path.relpath(folder) if folder.is_dir() else name for folder, name in zip(folders, (a, b))]
+    found = compare(*map(read_side, names))
     print("\n".join(as_text(found)))
     if found.empty: return
     write_page(found, page)
@@ -93,12 +99,15 @@ def compare(a, b, page):
 def sweep(key, values, variant, seeds, jobs, name, part, remote):
     """Train with each of VALUES (`0.1,0.3,1.0`) of the parameter KEY and show validation figures with intervals.
 
-    KEY as in params.yaml: `variants.full.losses.center_alignment`. Each value is a DVC experiment; finished ones are
-    not run again. Writes build/sweep-NAME.csv and .png, once all values are there."""
-    from mmreid.compare.sweep import spread_sweep, gather_sweep, write_sweep
+    KEY as in params.yaml: `variants.full.losses.center_alignment`. Each value is a DVC experiment; those of HEAD that
+    are finished are not run again. Writes build/sweep-NAME.csv and .png, once all values are there."""
+    from mmreid.compare.sweep import gather_sweep, require_sweep, spread_sweep, write_sweep
     from mmreid.methods.registry import load_params
+    from_root()
     profile, parts = load_params().profile, key.split(".")
-    variant, name = variant or (parts[1] if parts[0] == "variants" else "full"), name or parts[-1].replace("_", "-")
+    variant = variant or (parts[1] if key.startswith("variants.") else "full")
+    name = name or parts[-1].replace("_", "-")
+    require_sweep(name, key, values, variant, seeds, profile)
     missing = spread_sweep(name, key, values, variant, seeds, profile, jobs, part, remote)
     if missing: return print(f"done here; {name} still lacks {', '.join(map(str, missing))}: other workers have them")
     table = gather_sweep(name, values, variant, seeds)
@@ -142,7 +151,8 @@ def embed_dataset(source, checkpoint, out, split, size, batch_size):
               help="Items of the query's identity and camera (by default, for --row), or all of its camera.")
 @click.option("--without", multiple=True, metavar="CAMERA", help="Leave out the items of a camera.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="For --image; by default the network that ships.")
-@click.option("--page", type=click.Path(path_type=Path), help="Also write a page with images, as build/search.html.")
+@click.option("--page", type=click.Path(dir_okay=False, path_type=Path),
+              help="Also write a page with images, as build/search.html.")
 def search_gallery(gallery, images, row, own, subset, k, index, leave_out, without, checkpoint, page):
     "Search in GALLERY, a folder that `mmreid embed` wrote, and show the most similar items."
     from mmreid.gallery.embed import embed_images, open_gallery
@@ -203,7 +213,8 @@ def course():
 @click.option("--out", type=click.Path(path_type=Path), default="_course/release", show_default=True)
 def release(out):
     "Write the student edition of every lesson: without answers and outputs."
-    from mmreid.course.editions import release
+    from mmreid.course.editions import lessons, release
+    require_own(out, lessons(COURSE))
     for path in release(COURSE, out): print(path)
 
 @course.command()
@@ -223,6 +234,7 @@ def slides(lesson, out):
 def grade(submissions, out):
     "Mark SUBMISSIONS, a folder of <student>/<lesson>.ipynb. This runs them: do it where they can do no harm."
     from mmreid.course.editions import grade
+    require_own(out, ("feedback", "marks.csv"))
     print(grade(COURSE, submissions, out).to_string(index=False))
     print(f"\na page for each submission: {out}/feedback")
 

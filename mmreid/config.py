@@ -19,8 +19,8 @@ from .core import InputError, read_yaml
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #b2545d27
 class Strict(BaseModel):
-    "A group of parameters: unknown keys are refused, values are fixed once read, text is never converted to numbers."
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    "A group of parameters: unknown keys are refused, values are fixed once read, text is no number, nor is infinity."
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -202,25 +202,25 @@ def changed(base, change):
     entered = lambda key: isinstance(change[key], dict) and isinstance(base.get(key), dict)
     return {**base, **{key: changed(base[key], change[key]) if entered(key) else change[key] for key in change}}
 
-def inherited(name, group, key, seen=()):
-    "The map `name` of `group` with all that it takes from its bases; `InputError` names a base that does not exist."
-    if name not in group: raise InputError(f"{key}.{seen[-1]}.base: {name!r} is none of {', '.join(group)}")
-    if name in seen: raise InputError(f"{key}.{name}: based on itself ({' -> '.join([*seen, name])})")
-    own = {k: v for k, v in group[name].items() if k != "base"}
-    base = group[name].get("base")
-    return own if base is None else changed(inherited(base, group, key, (*seen, name)), own)
+def inherited(name, maps, key, seen=()):
+    "The map `name` of `maps` with all that it takes from its bases; `InputError` names an odd or an unknown name."
+    if name not in [*maps]: raise InputError(f"{key}.{seen[-1]}.base: {name!r} is none of {', '.join(map(str, maps))}")
+    if not re.fullmatch(r"\w[\w-]*", str(name)): raise InputError(f"{key}: {name!r}: letters, digits, _ and - only")
+    if name in seen: raise InputError(f"{key}.{name}: based on itself ({' -> '.join(map(str, [*seen, name]))})")
+    own = {k: v for k, v in maps[name].items() if k != "base"}
+    base = maps[name].get("base")
+    return own if base is None else changed(inherited(base, maps, key, (*seen, name)), own)
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #5f05ef01
 def resolved(values):
     "The content of `params.yaml` (a dict) with every base filled in; `InputError` names a wrong map or base."
     for key in ("profiles", "variants"):
         group = values.get(key)
-        wrong = [name for name, own in group.items() if not isinstance(own, dict)] if isinstance(group, dict) else [key]
-        if wrong: raise InputError(f"{key}: {wrong[0]!r} is not a map")
+        for name, own in (group if isinstance(group, dict) else {key: group}).items():
+            if not isinstance(own, dict): raise InputError(f"{key}: {name!r} is not a map")
         values = {**values, key: {name: inherited(name, group, key) for name in group}}
-    for variant in values["variants"].values():
-        if isinstance(variant.get("losses"), dict):
-            variant["losses"] = {k: w for k, w in variant["losses"].items() if w != 0}
+    for own in (v for v in values["variants"].values() if isinstance(v.get("losses"), dict)):
+        own["losses"] = {loss: weight for loss, weight in own["losses"].items() if weight != 0}
     return values
 
 # %% ../nbs/9_how_it_runs/02_config.ipynb #75e1c694

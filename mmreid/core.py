@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MERGE', 'InputError', 'optional', 'subset_name', 'subsets', 'stream_seed', 'generator', 'canonical_json',
-           'content_hash', 'file_hash', 'atomic_path', 'clear_partial', 'as_text', 'read_text', 'write_json',
-           'read_json', 'parse_yaml', 'read_yaml', 'progress']
+           'content_hash', 'file_hash', 'atomic_path', 'clear_partial', 'only_writer', 'require_own', 'as_text',
+           'read_text', 'write_json', 'read_json', 'parse_yaml', 'read_yaml', 'progress']
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #17fd2eaf
-import hashlib, importlib, itertools, json, os, re, shutil, tempfile
-from contextlib import contextmanager
+import errno, hashlib, importlib, itertools, json, os, re, shutil, tempfile
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -81,27 +81,68 @@ def _sync(path):
         finally: os.close(descriptor)
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #7291373a
+def _put(new, path, n=0):
+    """Rename `new` to `path`; a folder that is there is moved beside `new`, and comes back if `new` cannot follow.
+
+    `InputError` where a file would replace a folder, or a folder a file."""
+    try: return os.replace(new, path)
+    except (IsADirectoryError, NotADirectoryError):
+        kind = "folder" if path.is_dir() else "file"
+        raise InputError(f"{path}: there is a {kind} of this name; choose another name") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST): raise
+    old = new.with_name(f".replaced{n}")
+    try:
+        with suppress(FileNotFoundError): os.replace(path, old)     # another writer may have moved it away
+        _put(new, path, n + 1)                                      # or put a folder there
+    except BaseException:
+        if old.exists() and not os.path.lexists(path): os.replace(old, path)
+        raise
+
 @contextmanager
 def atomic_path(path, sync=False):
     """A temporary path beside `path` for a new file or folder; it replaces `path` when the block ends well.
 
-    On an error the temporary path is removed and `path` is unchanged. `sync=True` also waits for the disk, for files
-    that must survive a power cut."""
+    Of a link to a folder, that folder is replaced. On an error the temporary path is removed and `path` is unchanged;
+    so it is where a file would replace a folder, or a folder a file, an `InputError`. `sync=True` also waits for the
+    disk, for files that must survive a power cut."""
     path = Path(path)
+    if path.is_dir(): path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield holder / path.name
         if sync: _sync(holder)
-        if path.is_dir() and not path.is_symlink(): os.replace(path, holder / ".replaced")
-        os.replace(holder / path.name, path)
+        _put(holder / path.name, path)
     finally: shutil.rmtree(holder, ignore_errors=True)
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #99b057bb
 def clear_partial(path):
     "Remove what killed writers of `path` left behind; the caller must be its only writer at that moment."
     path = Path(path)
-    for left in path.parent.glob(f".{path.name}.*.partial"): _remove(left)
+    name = re.compile(rf"\.{re.escape(path.name)}\.\w+\.partial")
+    for left in path.parent.glob(".*.partial"):
+        if name.fullmatch(left.name): _remove(left)
+
+@contextmanager
+def only_writer(path):
+    "Wait until no other process has `path` in such a block, then keep it; what killed writers left is removed."
+    from filelock import FileLock
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    with FileLock(lock):
+        clear_partial(path)
+        try: yield
+        finally: lock.unlink(missing_ok=True)       # who waits for it sees that it is gone, and takes a new one
+
+# %% ../nbs/9_how_it_runs/01_core.ipynb #c7d98689
+def require_own(folder, is_own):
+    "`InputError` unless `folder` is new, empty, or has a set of names for which `is_own` is true."
+    folder = Path(folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names and not is_own(names) or not folder.is_dir() and os.path.lexists(folder):
+        raise InputError(f"{folder}: there is something else already; choose a folder that is new or empty")
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #a1152fab
 MERGE = re.compile(rb"^(<{7}|>{7}) .*$", re.MULTILINE)
@@ -141,7 +182,7 @@ def read_json(path):
     "The content of a JSON file; `InputError` names it if it is absent, is not JSON or has a key twice."
     text = read_text(path)
     try: return json.loads(text, object_pairs_hook=_once)
-    except ValueError as error: raise InputError(f"{path}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error: raise InputError(f"{path}: not JSON ({error})") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #83f2222f
 class _Loader(yaml.SafeLoader):
@@ -153,13 +194,19 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node, deep=False):
+        try: return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError): raise
+        except Exception as error:      # a thirteenth month, !!int of a word: each type has its own errors
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from None
+
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float",
                               re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
 
 def parse_yaml(text, where):
     "The content of YAML; `InputError` names `where` and the line of what is not YAML, or of a key that is there twice."
     try: return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         line = f" line {mark.line + 1}" if mark else ""
         raise InputError(f"{where}{line}: not YAML ({' '.join(str(problem).split())})") from None

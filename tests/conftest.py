@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"          # before torch is imported, here and in all that a test starts
+GPUS = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}       # for cells marked cuda alone:
+os.environ["CUDA_VISIBLE_DEVICES"] = ""      # all else compares bytes, and a GPU does not repeat them
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"    # where a stage has two threads, they do not burn the other tests' time
 
 sys.modules.setdefault("rfc3987_syntax", None)     # a grammar that nbformat imports for seconds and does not need

@@ -78,7 +78,9 @@ def test_a_sweep_leaves_experiments_and_a_table(two):
     assert git(two, "status", "--porcelain").stdout == ""
     again = run(*MMREID, *words, root=two)           # nothing is trained again
     assert again.returncode == 0 and again.stdout == done.stdout
-    text = compared(two, "HEAD", "modal-consistency-0-5")       # test people there, validation people here
+    other = run(*MMREID, *words[:-1], "1", root=two)
+    assert other.returncode == 2 and "seeds is [1, 2] there, [1] here" in other.stderr
+    text = compared(two, "HEAD", "modal-consistency-0.5")       # test people there, validation people here
     assert "rendered full: 4 of 4 figures differ" in text and text.count("other people") == 4
 
 

@@ -79,6 +79,12 @@ def test_a_row_is_searched_as_by_definition(folder, capsys):
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_modalities_are_named_in_any_order(capsys):
+    words = "search", GALLERY, "--row", "5", "-k", "4"
+    named = [ranked(shown(capsys, *words, "--of", own, "--by", own)) for own in ("ir+rgb", "rgb+ir")]
+    assert named[0] == named[1] != []
+
+
 def test_images_are_searched_and_shown_on_a_page(folder, capsys):
     "By default with all of the gallery's modalities; the item itself is first. The page needs nothing else."
     words = "--image", "rgb=data/mine/rgb/10-1.png", "--image", "ir=data/mine/ir/10-1.png"
@@ -137,6 +143,9 @@ ERRORS = {
     ("search", GALLERY, "--row", "12"): "row 12 is none of 0 to 11",
     ("search", GALLERY, "--row", "2", "--of", "ir"): "row 2 has only rgb",
     ("search", GALLERY, "--row", "0", "--by", "depth"): "no item has depth; there are rgb, ir, rgb+ir",
+    ("search", GALLERY, "--row", "0", "--by", "ir+rgb+ir"): "ir+rgb+ir: a modality is named twice",
+    ("search", GALLERY, "--row", "0", "--page", "data/mine"): "is a directory",
+    ("search", GALLERY, "--row", "0", "--page", "."): "is a directory",
     ("search", GALLERY, "--row", "0", "--without", "c7"): "no item is from the camera 'c7'",
     ("search", GALLERY, "--image", "rgb"): "write MODALITY=FILE",
     ("search", GALLERY, "--image", "rgb=a.png", "--image", "rgb=b.png"): "one image of a modality, not two",

@@ -117,6 +117,7 @@ def test_identities_never_rank_below_images(ranking):
     np.testing.assert_array_equal(images.ap, identities.ap)
 
 
+@settings(deadline=None)
 @given(rankings(), st.data())
 def test_nan_is_refused_by_name(ranking, data):
     (distance, query, gallery), options = ranking

@@ -74,7 +74,7 @@ def test_the_tables_of_claims_and_facts(first):
 
 
 def test_git_holds_no_arrays_and_no_models(first):
-    files = git(first, "ls-files").stdout.split()
+    files = git(first, "ls-files", "-z").stdout.split("\0")[:-1]
     assert not [p for p in files if p.endswith((".npy", ".npz", ".safetensors")) and not p.startswith("mmreid")]
     kept_by_dvc = ("models", "curves", "evaluations", "analyses", "notebooks", "curves.csv")
     assert not [p for p in files if p.startswith(tuple(f"{RESULTS}/{name}" for name in kept_by_dvc))]
@@ -180,7 +180,7 @@ def test_the_study_has_a_pipeline_of_its_own(study):
     assert set(metrics.variant) == {"full", "histogram", "background"}
     assert set(metrics.seed) == {"1", "2", "3", "all", "none"}       # 3 is one of `more_seeds`
     assert set(pd.read_csv(folder / "table-2/metrics.csv").variant) == {"full", "ddag"}
-    files = git(study, "ls-files", f"{RESULTS}/study").stdout.split()
+    files = git(study, "ls-files", "-z", f"{RESULTS}/study").stdout.split("\0")[:-1]
     assert files and not [p for p in files if p.endswith((".npz", ".safetensors", ".json"))]
 
 

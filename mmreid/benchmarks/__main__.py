@@ -43,6 +43,7 @@ BENCHMARKS = {
     "usual way": lambda: _trained("usual_way"),
     "parts": lambda: _trained("parts"),
     "variants": lambda: _trained("variants"),
+    "large": lambda: _call("training", "large")(_params()),
     "networks": lambda: _call("training", "networks")(_params()),
     "runner": lambda: _call("running", "runner")(),
     "imports": lambda: _call("running", "imports")(),
@@ -91,12 +92,12 @@ def main(words=None):
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(BENCHMARKS), help=", ".join(BENCHMARKS))
     parser.add_argument("--out", type=Path, help="a CSV file, in which rows of other benchmarks stay; by default "
                         "results/benchmarks.csv, or none with --only")
-    options, rows = parser.parse_args(words), []
-    for name in options.only or BENCHMARKS:
-        rows += (found := measured(name))
-        for row in found: print(shown(row), flush=True)
+    options = parser.parse_args(words)
     out = options.out or (None if options.only else Path("results/benchmarks.csv"))
-    if out: written(merged(rows, out), out)
+    for name in options.only or BENCHMARKS:
+        rows = measured(name)
+        for row in rows: print(shown(row), flush=True)
+        if out: written(merged(rows, out), out)
     return 0
 
 # %% ../../nbs/9_how_it_runs/25_all_benchmarks.ipynb #cc59c012

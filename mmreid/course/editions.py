@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['lessons', 'grading', 'programs_of_this_python', 'last_line', 'release', 'slides', 'submitted', 'grade', 'mark',
-           'points_of']
+           'reason', 'points_of']
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #450396af
-import logging, os, shutil, sys, tempfile
+import logging, os, re, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, atomic_path
+from ..core import InputError, atomic_path, require_own
+from ..pipeline.code import read_notebook
 from ..pipeline.kernel import kernel_manager
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #d09c8e75
@@ -53,14 +54,18 @@ def programs_of_this_python():
     finally: os.environ["PATH"] = before
 
 def last_line(done):
-    "The last line of what nbgrader reports of a step."
+    "The last error that nbgrader met in a step, or else the last line of what it reports."
     lines = [line for line in f"{done.get('error') or ''}\n{done.get('log') or ''}".splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    errors = [line for line in lines if re.match(r"[\w.]+Error: ", line)]
+    return (errors or lines or ["no reason given"])[-1]
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #2dbeecce
 def release(folder, out):
-    "Write the student edition of every lesson in `folder` to `out`, as `<lesson>/<lesson>.ipynb`; returns the paths."
+    """Write the student edition of every lesson in `folder` to `out`, as `<lesson>/<lesson>.ipynb`; returns the paths.
+
+    An earlier release in `out` is replaced; `InputError` where anything else is there."""
     masters = lessons(folder)
+    require_own(out, lambda names: all(Path(out, name, f"{name}.ipynb").is_file() for name in names))
     with grading(masters) as (_, root), atomic_path(out) as temporary: shutil.copytree(root / "release", temporary)
     return [Path(out, lesson, f"{lesson}.ipynb") for lesson in masters]
 
@@ -79,8 +84,12 @@ def slides(master, out):
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #f9e8ef69
 def submitted(submissions, masters):
-    "[(student, lesson, path)] below the folder `submissions`; `InputError` for a notebook that is no lesson."
-    found = [(path.parent.name, path.stem, path) for path in sorted(Path(submissions).glob("*/*.ipynb"))]
+    """[(student, lesson, path)] below the folder `submissions`; `InputError` for a notebook that is no lesson.
+
+    Hidden files and folders, and what macOS leaves in archives, are passed over."""
+    paths = [path for path in sorted(Path(submissions).glob("*/*.ipynb"))
+             if path.name[0] != "." and not path.parent.name.startswith((".", "__MACOSX"))]
+    found = [(path.parent.name, path.stem, path) for path in paths]
     if not found: raise InputError(f"{submissions}: no submission; expected are files <student>/<lesson>.ipynb")
     for _, lesson, path in found:
         if lesson not in masters: raise InputError(f"{path}: no lesson of this name; lessons: {', '.join(masters)}")
@@ -90,11 +99,14 @@ def grade(folder, submissions, out):
     """Mark every submission for the lessons in `folder`; returns a table `student`, `lesson`, `points`, `max`.
 
     Writes `out`/marks.csv and for each submission a page `out`/feedback/<student>/<lesson>.html. A submission that
-    cannot be marked has no points, and `note` gives the reason."""
+    cannot be marked has no points, and `note` gives the reason. Earlier marks in `out` are replaced; `InputError`
+    where anything else is there."""
     masters = lessons(folder)
     found, rows = submitted(submissions, masters), []
+    require_own(out, lambda names: "marks.csv" in names and names <= {"marks.csv", "feedback"})
     used = {lesson: path for lesson, path in masters.items() if lesson in {own for _, own, _ in found}}
     with grading(used) as (nbgrader, root), atomic_path(out) as temporary:
+        temporary.mkdir()
         for student, lesson, path in found:
             target = root / "submitted" / student / lesson
             target.mkdir(parents=True)
@@ -109,7 +121,7 @@ def mark(nbgrader, root, out, student, lesson):
     "The row of one submission that lies below `root`; its page is copied to `out`."
     row = dict(student=student, lesson=lesson, points=0.0, max=points_of(nbgrader, lesson), note="")
     done = nbgrader.autograde(lesson, student)
-    if not done["success"]: return row | {"note": last_line(done)}
+    if not done["success"]: return row | {"note": reason(root / f"submitted/{student}/{lesson}/{lesson}.ipynb", done)}
     given = nbgrader.gradebook
     with given as book: row["points"] = book.find_submission(lesson, student).score
     if nbgrader.generate_feedback(lesson, student)["success"]:
@@ -118,6 +130,12 @@ def mark(nbgrader, root, out, student, lesson):
         target.mkdir(parents=True, exist_ok=True)
         shutil.copy2(page, target)
     return row
+
+def reason(path, done):
+    "Why nbgrader could not mark the submission at `path`, in one line."
+    try: read_notebook(path)
+    except InputError as error: return str(error).removeprefix(f"{path}: ")
+    return last_line(done)
 
 def points_of(nbgrader, lesson):
     "The points of all checks of a lesson."

@@ -170,7 +170,8 @@ def _check_images(problems, table, parts):
 def check_sysu(root):
     "(counts, `Problems`) of SYSU-MM01 below `root`."
     problems = Problems(root)
-    parts, permutations = check_ids(problems, root), problems.tried(sysu.read_permutations, root) or {}
+    parts = check_ids(problems, root)
+    permutations = problems.tried(sysu.read_permutations, root, parts.get("test", ())) or {}
     listed = {identity for people in parts.values() for identity in people}
     files, closed = files_below(problems)
     for camera in CAMERAS:

@@ -15,7 +15,7 @@ import numpy as np
 from ..core import InputError, content_hash, file_hash, progress
 from .images import decode, reading
 from .packed import Packed, open_packed
-from .samples import Dataset, read_dataset
+from .samples import Dataset, line_of, read_dataset
 
 # %% ../../nbs/2_data/15_image_source.ipynb #606da4e9
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ImageSource:
         path, folder, info = self.table[name].iloc[position], self.data.folder, self.data.info.modalities[name]
         try: return decode(folder / path, info.channels, self.size, info.range)
         except InputError as error:
-            line = self.table.index[position] + 2
+            line = line_of(self.table, self.table.index[position])
             raise InputError(f"{folder}/samples.csv line {line}, {name}: {error}") from None
 
     def batch(self, positions, modalities):

@@ -20,7 +20,7 @@ from ..core import InputError, atomic_path, generator, progress, read_text
 from .official import OFFICIAL
 from .problems import Problems, files_below
 from .ranges import image_facts, proposed_range
-from .samples import KEYS, DatasetInfo, csv_columns, read_table, write_dataset
+from .samples import KEYS, DatasetInfo, csv_columns, line_of, read_table, write_dataset
 
 # %% ../../nbs/8_real_datasets/07_import.ipynb #c185d0d1
 FIELDS = ("modality", "identity", "camera", "frame", "split", "scenario")
@@ -55,7 +55,9 @@ def images_in_folders(source, pattern=PATTERN):
     files, closed = files_below(problems)
     for path in sorted(files):
         said = form.fullmatch(path)
-        if not path.lower().endswith(ENDINGS): left.append((path, "not an image, by its ending"))
+        if re.search(r"[\0-\x1f\x7f\ud800-\udfff]", path):
+            left.append((ascii(path), "its name is not UTF-8, or has control characters"))
+        elif not path.lower().endswith(ENDINGS): left.append((path, "not an image, by its ending"))
         elif not said: left.append((path, f"its path does not fit {pattern}"))
         else: rows.append(_image(Path(source, path), path, said.groupdict(), path))
     left += [(folder, "a folder that cannot be read") for folder in closed]
@@ -81,7 +83,10 @@ def images_in_table(path):
     if not modalities: raise InputError(f"{path}: no column has paths of images")
     rows, seen = [], {}
     left = [(f"column {c}", "it has no paths of images") for c in others if c not in modalities]
-    for line, row in enumerate(table.to_dict("records"), 2):
+    for n, row in enumerate(table.to_dict("records")):
+        line = line_of(table, n)
+        empty = [name for name in NEEDED[1:] if not row[name].strip()]
+        if empty: raise InputError(f"{path} line {line}: no {empty[0]}")
         said = {name: row[name] for name in FIELDS if row.get(name)} | {"frame": str(line)}
         for modality in [m for m in modalities if row[m]]:
             file = Path(path).parent / row[modality]
@@ -160,6 +165,9 @@ def described(name, images, identities, modalities, pairing, ranges, made):
     about = {}
     for m in modalities:
         own = images[images.modality == m]
+        if m in ranges and not own.deep.all():
+            raise InputError(f"--range: {m}: {own[~own.deep].target.iloc[0]} has 8 bits, which keep their values; "
+                             "a range is for images of more")
         bounds = ranges.get(m) or proposed_range(m, own)
         about[m] = {"channels": 1 if own.grey.all() else 3} | ({"range": bounds} if bounds else {})
     unknown = [m for m in ranges if m not in modalities]

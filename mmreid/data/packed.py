@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..config import validated
-from ..core import InputError, atomic_path, clear_partial, content_hash, file_hash, progress, read_json, write_json
+from ..config import Count, Strict, validated
+from ..core import (InputError, atomic_path, content_hash, file_hash, only_writer, progress, read_json,
+                         write_json)
 from .images import decode
-from .samples import DatasetInfo, check_table, read_dataset, read_table
+from .samples import DatasetInfo, check_table, line_of, read_dataset, read_table
 
 # %% ../../nbs/2_data/09_packed.ipynb #e9ddcef9
 def _fill(array, files, where, size, range):
@@ -72,7 +73,7 @@ def _pack_column(dataset, name, channels, folder, size):
     rows = np.full(len(dataset.table), -1, np.int32)
     rows[present] = np.arange(len(present))
     array = reserved_array(folder / f"{name}.npy", (len(present), *size, channels))
-    files = [(n + 2, dataset.folder / dataset.table[name].iloc[n]) for n in present]
+    files = [(line_of(dataset.table, n), dataset.folder / dataset.table[name].iloc[n]) for n in present]
     sums = _fill(array, files, name, size, getattr(dataset.info.modalities.get(name), "range", None))
     array.flush()
     np.save(folder / f"{name}.sums.npy", sums)
@@ -97,8 +98,7 @@ def pack_dataset(dataset, out, height, width):
     `rows.npy` (N, M + extras) int32, `samples.csv` and `packed.json`.
     Raises `InputError` with the table's line for a missing or broken image, and when the disk is full."""
     channels = {m: i.channels for m, i in dataset.info.modalities.items()} | {e: 1 for e in dataset.info.extras}
-    clear_partial(out)
-    with atomic_path(out) as temporary:
+    with only_writer(out), atomic_path(out) as temporary:
         temporary.mkdir()
         rows = np.full((len(dataset.table), len(channels)), -1, np.int32)
         for column, name in enumerate(channels):
@@ -120,7 +120,7 @@ def _division(info, seed, validation):
                          f"there is none for seed {seed}")
     if validation == "held_out": return identities
     assert validation == "trained_on", validation
-    return {**identities, "train": identities["train"] + identities.get("val", []), "val": []}
+    return {**identities, "train": identities.get("train", []) + identities.get("val", []), "val": []}
 
 # %% ../../nbs/2_data/09_packed.ipynb #df558096
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ def _load(path, **kwargs):
     "A NumPy file without Python objects; `InputError` names a file that is missing or something else."
     try: return np.load(path, allow_pickle=False, **kwargs)
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
-    except (ValueError, EOFError, OSError) as error: raise InputError(f"{path}: not a plain array ({error})") from None
+    except Exception as error:      # NumPy lets the errors of the modules through by which it reads a header
+        raise InputError(f"{path}: not a plain array ({error})") from None
 
 # %% ../../nbs/2_data/09_packed.ipynb #42f55f8a
 def _open_array(folder, name, shape):
@@ -203,23 +204,36 @@ def _open_array(folder, name, shape):
     return array, sums
 
 # %% ../../nbs/2_data/09_packed.ipynb #dd4deba2
+class _Description(Strict):
+    info: DatasetInfo; height: Count; width: Count
+    files: dict[str, str]; hash: str     # of each file, and of all
+
+def _described(folder):
+    "What `packed.json` says; `InputError` if its files but the images, whose hashes take long, are not those of then."
+    about = validated(_Description, read_json(folder / "packed.json"), folder / "packed.json")
+    images = {f"{name}.npy" for name in (*about.info.modalities, *about.info.extras)}
+    for name in sorted(about.files.keys() - images):
+        path = folder / name
+        if path.is_file() and file_hash(path) != about.files[name]:
+            raise InputError(f"{path}: was changed since packed.json was written; pack again")
+    return about
+
 def open_packed(folder):
     "The `Packed` in a folder; `InputError` names the file that is missing or does not agree with `packed.json`."
     folder = Path(folder)
-    description = read_json(folder / "packed.json")
-    info = validated(DatasetInfo, description["info"], folder / "packed.json")
-    M, names = len(info.modalities), [*info.modalities, *info.extras]
+    about = _described(folder)
+    info, names, M = about.info, [*about.info.modalities, *about.info.extras], len(about.info.modalities)
     table = read_table(folder / "samples.csv", names)
     check_table(table, info, folder / "samples.csv")
     rows = _load(folder / "rows.npy")
     if rows.shape != (len(table), len(names)):
         raise InputError(f"{folder / 'rows.npy'}: {rows.shape} does not fit the table's {len(table)} rows")
-    size, arrays, sums = (description["height"], description["width"]), {}, {}
+    size, arrays, sums = (about.height, about.width), {}, {}
     for column, name in enumerate(names):
         channels = info.modalities[name].channels if name in info.modalities else 1
         shape = (int(rows[:, column].max()) + 1, *size, channels)
         arrays[name], sums[name] = _open_array(folder, name, shape)
     statistics = training_statistics(table, rows, sums, size[0] * size[1])
-    return Packed(folder, info, table, rows[:, :M], arrays, rows[:, M:], sums, statistics, description["hash"])
+    return Packed(folder, info, table, rows[:, :M], arrays, rows[:, M:], sums, statistics, about.hash)
 
 Packed.open = staticmethod(open_packed)

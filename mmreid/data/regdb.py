@@ -27,10 +27,12 @@ def list_path(part, modality, split):
 # %% ../../nbs/8_real_datasets/01_regdb.ipynb #ab8ac3f4
 def read_text(path):
     "The text of a list; `InputError` names a file that is missing, not readable or not text."
-    try: return Path(path).read_text()
+    try: text = Path(path).read_text()
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
     except OSError as error: raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError: raise InputError(f"{path}: not a text") from None
+    if "\0" in text: raise InputError(f"{path}: not a text")
+    return text
 
 # %% ../../nbs/8_real_datasets/01_regdb.ipynb #89853679
 def _parsed(text, top, where):
@@ -74,9 +76,7 @@ def regdb_info(runs, incomplete=()):
     common = dict(name="regdb", kind="real", modalities={"rgb": {"channels": 3}, "ir": {"channels": 1}},
                   cameras=["visible", "thermal"], scenarios=["normal"], extras=[], pairing="identity", runs=runs,
                   incomplete=list(incomplete))
-    found = [validated(DatasetInfo, common | {"identities": identities}, f"idx, split {k}")
-             for k, identities in runs.items()]
-    return found[0]
+    return validated(DatasetInfo, common | {"identities": next(iter(runs.values()))}, "idx")
 
 def regdb_table(images, training):
     "The sample table of `images` {path: (identity, modality)}; the identities `training` train, the others test."

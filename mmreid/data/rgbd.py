@@ -41,7 +41,10 @@ def read_divisions(root, identities):
     for k, own in enumerate(content if isinstance(content, list) else [], 1):
         if not isinstance(own, dict) or not {"train", "val", "query", "gallery"} <= own.keys():
             raise InputError(f"{path}: division {k}: expected train, val, query and gallery")
-        strange = [i for part in ("train", "val", "query", "gallery") for i in own[part] if i not in known]
+        wrong = [part for part in ("train", "val", "query", "gallery") if not isinstance(own[part], list)]
+        if wrong: raise InputError(f"{path}: division {k}: {wrong[0]} is no list")
+        strange = [i for part in ("train", "val", "query", "gallery") for i in own[part]
+                   if type(i) is not int or i not in known]
         if strange: raise InputError(f"{path}: division {k}: {strange[0]!r} is no position in meta.json")
         if sorted(own["query"]) != sorted(own["gallery"]):
             raise InputError(f"{path}: division {k}: query and gallery are not the same people")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Split', 'Names', 'KEYS', 'NAME', 'RESERVED', 'INCOMPLETE', 'ModalityInfo', 'DatasetInfo', 'csv_columns', 'read_table',
-           'check_table', 'Dataset', 'read_dataset', 'write_dataset']
+           'line_of', 'check_table', 'Dataset', 'read_dataset', 'write_dataset']
 
 # %% ../../nbs/2_data/01_samples.ipynb #928dfde1
 import csv, io, re
@@ -17,18 +17,18 @@ import pandas as pd
 from pydantic import ConfigDict, Field, FiniteFloat, model_serializer, model_validator
 
 from ..config import Strict, validated
-from ..core import InputError, atomic_path, read_json, read_text, write_json
+from ..core import InputError, atomic_path, canonical_json, read_json, read_text, write_json
 
 # %% ../../nbs/2_data/01_samples.ipynb #245597f1
 Split = Literal["train", "val", "test"]
 Names = Annotated[list[str], Field(min_length=1)]
 
-def _check_disjoint(identities):
+def _check_disjoint(where, identities):
     "`ValueError` for an identity in two of the splits {split: identities}."
     seen = {}
     for split, names in identities.items():
         for name in names:
-            if name in seen: raise ValueError(f"identities: {name!r} is listed in {seen[name]} and in {split}")
+            if name in seen: raise ValueError(f"{where}: {name!r} is listed in {seen[name]} and in {split}")
             seen[name] = split
 
 # %% ../../nbs/2_data/01_samples.ipynb #1665bdec
@@ -90,8 +90,12 @@ class DatasetInfo(Strict):
 
     @model_validator(mode="after")
     def _one_split_each(self):
-        _check_disjoint(self.identities)
+        for k, identities in self.runs.items():
+            if not k.isdecimal(): raise ValueError(f"runs: {k!r} is no number of a run")
+            _check_disjoint(f"runs.{k}", identities)
+        _check_disjoint("identities", self.identities)
         _check_names([*self.modalities, *self.extras])
+        canonical_json(self.model_dump())       # ValueError for NaN and infinity among further keys
         return self
 
     @model_serializer(mode="wrap")
@@ -112,6 +116,7 @@ def csv_columns(path, text):
         for cells in rows:
             if cells and len(cells) != len(columns):
                 raise InputError(f"{path} line {rows.line_num}: {len(cells)} cells for {len(columns)} columns")
+            if "\0" in "".join(cells): raise InputError(f"{path} line {rows.line_num}: a NUL character")
             filled += bool(cells)
     except csv.Error as error: raise InputError(f"{path} line {rows.line_num}: not a CSV table ({error})") from None
     twice = [name for name in columns if columns.count(name) > 1]
@@ -129,7 +134,15 @@ def read_table(path, image_columns=(), keys=KEYS):
     missing = [c for c in text if c not in columns]
     if missing: raise InputError(f"{path}: column {missing[0]!r} is missing")
     absent = {c: [""] for c in columns if c not in text}
-    return pd.read_csv(io.StringIO(content), dtype={c: str for c in text}, keep_default_na=False, na_values=absent)
+    table = pd.read_csv(io.StringIO(content), dtype={c: str for c in text}, keep_default_na=False, na_values=absent)
+    rows = csv.reader(io.StringIO(content, newline=""))
+    lines = tuple(rows.line_num for cells in rows if cells)[1:]
+    if lines != tuple(range(2, len(table) + 2)): table.attrs["lines"] = lines
+    return table
+
+def line_of(table, row):
+    "The line of `samples.csv` in which the row of `table` with the number `row` in its index ends."
+    return table.attrs["lines"][row] if "lines" in table.attrs else row + 2
 
 # %% ../../nbs/2_data/01_samples.ipynb #a065d9d8
 def _first_bad(table, bad, path, why):
@@ -138,7 +151,7 @@ def _first_bad(table, bad, path, why):
     position = int(bad.to_numpy().argmax())
     row = table.iloc[position]
     more = f" ({int(bad.sum()) - 1} more such rows)" if bad.sum() > 1 else ""
-    raise InputError(f"{path} line {position + 2}: {why(row)}{more}")
+    raise InputError(f"{path} line {line_of(table, position)}: {why(row)}{more}")
 
 # %% ../../nbs/2_data/01_samples.ipynb #98df0d75
 def _check_keys(table, info, path):

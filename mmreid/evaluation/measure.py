@@ -103,5 +103,5 @@ def headline_metrics(metrics):
 def overview(metrics, metric="rank1"):
     "Fused, single and scenario cells of one metric as text `value [low, high]`, one column per variant and seed."
     rows = metrics[(metrics.metric == metric) & (metrics.protocol != "any")]
-    text = [f"{r.value:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in rows.itertuples()]
+    text = [f"{r.value:.1f}" + ("" if pd.isna(r.low) else f" [{r.low:.1f}, {r.high:.1f}]") for r in rows.itertuples()]
     return rows.assign(text=text).pivot(index=CELL, columns=["variant", "seed"], values="text").fillna("")

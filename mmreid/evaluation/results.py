@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIFFERENCES', 'write_results', 'write_table', 'metrics_table', 'read_results', 'deviations', 'over_seeds',
-           'headline_queries', 'cross_modal_queries', 'differences']
+           'headline_queries', 'cross_modal_queries', 'runs_of_both', 'differences']
 
 # %% ../../nbs/5_training/08_results.ipynb #566006f1
 import zipfile
@@ -83,21 +83,28 @@ def cross_modal_queries(queries):
 
 DIFFERENCES = ["row", "against", "runs", "metric", "difference", "low", "high", "p", "p_holm"]
 
+def runs_of_both(own, other):
+    """The runs of two rows, lists of tables of queries, that can be compared: of the seeds that both have.
+
+    Where the other row has one run: those on the people of that run, or all if there are none."""
+    if len(other) > 1: return own[:len(other)], other[:len(own)]
+    people = set(other[0].identity)
+    return [run for run in own if set(run.identity) == people] or own, other
+
 def differences(rows, pairs, evaluate, metrics=("rank1", "mAP"), select=headline_queries):
     """For each pair `(b, a)` of names in `rows` (name -> list of `Measured`): by how much b is above a.
 
     In percentage points, on the same test identities; p-values are Holm-corrected over the table. Pairs without
-    measurements are left out. `select`: of all queries those that count."""
+    measurements are left out. `select`: of all queries those that count. `InputError` for a pair on other people."""
     def values(name): return [select(r.queries) for r in rows[name]]
     found = []
     for b, a in pairs:
         if not all(len(q) for name in (b, a) for q in values(name)): continue
-        own, other = values(b), values(a)
-        if len(other) > 1: own, other = own[:len(other)], other[:len(own)]      # the seeds that both have
-        identities = [q.identity.to_numpy() for q in own]
-        if len(other) != len(own): identities = identities[0]
-        sides = [[100 * q[list(metrics)] for q in runs] for runs in (own, other)]
-        table = paired_bootstrap(*sides, identities, resamples=evaluate.resamples, seed=evaluate.seed)
+        both = own, _ = runs_of_both(values(b), values(a))
+        sides = [[100 * q[list(metrics)] for q in runs] for runs in both]
+        people, of_b = [[q.identity.to_numpy() for q in runs] for runs in both]
+        try: table = paired_bootstrap(*sides, people, of_b=of_b, resamples=evaluate.resamples, seed=evaluate.seed)
+        except InputError as error: raise InputError(f"{b} against {a}: {error}; evaluate both again") from None
         found.append(table.rename_axis("metric").reset_index().assign(row=b, against=a, runs=len(own)))
     if not found:
         numbers = ("runs", "difference", "low", "high", "p", "p_holm")

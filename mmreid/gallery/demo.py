@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib import colormaps
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 import mmreid
 from ..core import InputError, subset_name
 from ..data.augment import ImageTransform
 from ..data.batches import ImageStore
+from ..data.images import upright
 from ..data.packed import open_packed
 from ..methods.checkpoints import read_description
 from ..models.network import whole
@@ -62,9 +63,8 @@ def own_image(name, content, channels, size):
 
     `InputError` for what is no image, has more than 8 bits per value or does not have a person's shape."""
     try:
-        with Image.open(io.BytesIO(content)) as opened: image = ImageOps.exif_transpose(opened)
-        image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError):
+        with Image.open(io.BytesIO(content)) as opened: image = upright(opened).copy()
+    except Exception:      # each kind of damage has its own error in Pillow
         raise InputError(f"{name} is no image that can be read; choose a PNG or JPEG file.") from None
     if image.mode[0] in "IF":
         raise InputError(f"{name} has more than 8 bits per value; save it as a grey image of 8 bits.")

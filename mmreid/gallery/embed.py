@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from ..core import InputError, atomic_path, clear_partial, progress, subset_name, subsets
+from ..core import InputError, atomic_path, only_writer, progress, require_own, subset_name, subsets
 from ..data.image_source import image_source
 from ..data.images import decode
 from ..data.samples import KEYS, read_table
@@ -61,10 +61,16 @@ class Gallery:
     def _tensor(self, name):
         with safe_open(self.folder / "embeddings.safetensors", "pt") as file: return file.get_tensor(name).numpy()
 
+    def ordered(self, subset):
+        "Modalities in the gallery's order; `InputError` if no item has them, or one is named twice."
+        found, known = tuple(sorted(subset, key=(*self.modalities, *subset).index)), self.made["hashes"]
+        if len(set(found)) < len(found): raise InputError(f"{subset_name(subset)}: a modality is named twice")
+        if subset_name(found) in known: return found
+        raise InputError(f"{self.folder}: no item has {subset_name(found)}; there are {', '.join(known)}")
+
     def matrix(self, subset):
-        "(rows (N_s,) of `table`, embeddings (N_s, D), mapped into memory); `InputError` if no item has the subset."
-        name, known = subset_name(subset), list(self.made["hashes"])
-        if name not in known: raise InputError(f"{self.folder}: no item has {name}; there are {', '.join(known)}")
+        "(rows (N_s,) of `table`, embeddings (N_s, D), mapped into memory); `InputError` as for `ordered`."
+        name = subset_name(self.ordered(subset))
         return self._tensor(name + ROWS), self._tensor(name)
 
     @cached_property
@@ -90,13 +96,14 @@ class Gallery:
 
     def queries(self, rows, subset):
         "The items at `rows` of the table as `Queries`; `InputError` for a row that is not there or lacks the subset."
-        known, rows, (own, e) = self.items(rows), np.asarray(rows), self.matrix(subset)
+        known, rows, subset = self.items(rows), np.asarray(rows), self.ordered(subset)
+        own, e = self.matrix(subset)
         at = np.searchsorted(own, rows).clip(max=len(own) - 1)
         if lacking := [row.row for row, has in zip(known.itertuples(), own[at] == rows) if not has]:
             raise InputError(f"{self.folder}: row {lacking[0]} has only {self.table.modalities[lacking[0]]}")
         complete = self.weights is not None and (known.modalities == subset_name(subset)).all()
         columns = [self.modalities.index(m) for m in subset]
-        return Queries(e[at], tuple(subset), self.made["checkpoint"],
+        return Queries(e[at], subset, self.made["checkpoint"],
                        lambda name, positions: self.source.images(name, rows[positions]),
                        self.weights[rows][:, columns] if complete else None, known)
 
@@ -181,17 +188,18 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
     `out` is kept if the same checkpoint made it from the same images at the same place; else it is replaced, as a
     whole or not at all. `InputError` for images that cannot be embedded, and for a folder `out` of something else."""
     out, embedder = Path(out), embedder or load_embedder()
-    if out.exists() and not (out / "embeddings.safetensors").exists():
-        raise InputError(f"{out}: there is something else already; name a folder that does not exist")
+    require_own(out, lambda names: "embeddings.safetensors" in names)
     folder = any(Path(source, name).exists() for name in ("packed.json", "dataset.json"))
     images = image_source(source if folder else open_source(str(source)), embedder.size, split)
     made = _described(images, embedder, out)
-    if out.exists() and made.items() <= _read(out).items(): return open_gallery(out)
-    clear_partial(out)
-    with atomic_path(out) as temporary:
-        temporary.mkdir()
-        _write(temporary, made, images, embedder, batch_size)
-    return open_gallery(out)
+    def kept(): return (out / "embeddings.safetensors").exists() and made.items() <= _read(out).items()
+    if kept(): return open_gallery(out)
+    with only_writer(out):
+        if not kept():      # by another process meanwhile
+            with atomic_path(out) as temporary:
+                temporary.mkdir()
+                _write(temporary, made, images, embedder, batch_size)
+        return open_gallery(out)
 
 # %% ../../nbs/8_real_datasets/09_embed.ipynb #64b2bfb9
 def embed_images(images, embedder=None, ranges={}):

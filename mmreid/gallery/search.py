@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..core import InputError, atomic_path, clear_partial, optional, read_json, subset_name, write_json
+from ..core import InputError, atomic_path, only_writer, optional, read_json, subset_name, write_json
 
 # %% ../../nbs/8_real_datasets/10_search.ipynb #82887959
 def _settled(scores, positions, query, e, left_out, k):
@@ -82,15 +82,17 @@ VERSION = 1        # of `BUILD`: an index of another version is built again
 
 def kept_index(gallery, subset, kind):
     "The FAISS index of a gallery's subset, `kind` a key of `BUILD`; the first call builds it and writes it beside it."
-    faiss, (_, e) = optional("faiss", "an index", "search"), gallery.matrix(subset)
-    folder = gallery.folder / f"{subset_name(subset)}.{kind}"
+    faiss, subset = optional("faiss", "an index", "search"), gallery.ordered(subset)
+    folder, (_, e) = gallery.folder / f"{subset_name(subset)}.{kind}", gallery.matrix(subset)
     made = {"embeddings": gallery.made["hashes"][subset_name(subset)], "version": VERSION}
-    if not folder.exists() or read_json(folder / "index.json") != made:
-        clear_partial(folder)
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            faiss.write_index(BUILD[kind](faiss, e), str(temporary / "index.faiss"))
-            write_json(temporary / "index.json", made)
+    def kept(): return folder.exists() and read_json(folder / "index.json") == made
+    if not kept():
+        with only_writer(folder):
+            if not kept():      # by another process meanwhile
+                with atomic_path(folder) as temporary:
+                    temporary.mkdir()
+                    faiss.write_index(BUILD[kind](faiss, e), str(temporary / "index.faiss"))
+                    write_json(temporary / "index.json", made)
     try: index = faiss.read_index(str(folder / "index.faiss"))
     except RuntimeError: index = None
     if index is None or (index.ntotal, index.d) != e.shape:
@@ -139,7 +141,7 @@ def search(
     if queries.checkpoint != gallery.made["checkpoint"]:
         raise InputError(f"{gallery.folder}: embedded by the checkpoint {gallery.made['checkpoint'][:12]}, the query "
                          f"by {queries.checkpoint[:12]}; embed both with the same")
-    subset = tuple(subset or gallery.modalities)
+    subset = gallery.ordered(subset or gallery.modalities)
     rows, e = gallery.matrix(subset)
     left_out = _left_out(gallery, queries, rows, leave_out, without)
     candidates = flat(e) if index == "flat" else indexed(gallery, subset, index)

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..data.host import on_host, positions
 from .simple import hardest_triplet, pairwise_distance
 
 # %% ../../nbs/4_losses/02_joint.ipynb #a7990520
 def singles(mask):
     "Positions (N,) of the passes with one modality, and which modality it is (N,); `mask` (R, M)."
-    position = (mask.sum(1) == 1).nonzero()[:, 0]
-    return position, mask[position].int().argmax(1)
+    position, = positions(on_host(lambda mask: mask.sum(1) == 1, mask))
+    return position, on_host(lambda mask, position: mask[position].int().argmax(1), mask, position)
 
 # %% ../../nbs/4_losses/02_joint.ipynb #eef6a7a9
 def cosine(query, gallery):
@@ -56,9 +57,12 @@ class CrossModalTriplet(nn.Module):
     def forward(self, embedding, identity, mask):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; 0 where V is empty."
         position, modality = singles(mask)
-        e, y = F.normalize(embedding.z[position]), identity[position]
-        across, same = modality[:, None] != modality, y[:, None] == y
-        return hardest_triplet(pairwise_distance(e, e), same & across, ~same & across, self.margin)
+        e = F.normalize(embedding.z[position])
+        def kinds(identity, position, modality):
+            across, same = modality[:, None] != modality, identity[position][:, None] == identity[position]
+            return same & across, ~same & across
+        positive, negative = on_host(kinds, identity, position, modality)
+        return hardest_triplet(pairwise_distance(e, e), positive, negative, self.margin)
 
 # %% ../../nbs/4_losses/02_joint.ipynb #71c4c500
 def centers(points, identity, mask):
@@ -67,11 +71,13 @@ def centers(points, identity, mask):
     `points` (R, D), `identity` (R,), `mask` (R, M) -> (identities, M, D) and (identities, M) bool;
     identities are sorted, those without such a pass are left out."""
     position, modality = singles(mask)
-    people, person = identity[position].unique(return_inverse=True)
-    place = F.one_hot(person * mask.shape[1] + modality, max(len(people), 1) * mask.shape[1]).to(points.dtype)
-    count = place.sum(0)
-    mean = place.T @ points[position] / count.clamp(min=1)[:, None]
-    return mean.unflatten(0, (-1, mask.shape[1])), (count > 0).unflatten(0, (-1, mask.shape[1]))
+    def places(identity, position, modality):
+        people, person = identity[position].unique(return_inverse=True)
+        return F.one_hot(person * mask.shape[1] + modality, max(len(people), 1) * mask.shape[1])
+    place, each = on_host(places, identity, position, modality), (-1, mask.shape[1])
+    there, place = on_host(lambda place: (place.sum(0) > 0).unflatten(0, each), place), place.to(points.dtype)
+    mean = place.T @ points[position] / place.sum(0).clamp(min=1)[:, None]
+    return mean.unflatten(0, each), there
 
 # %% ../../nbs/4_losses/02_joint.ipynb #ff99cfb2
 class CenterAlignment(nn.Module):

@@ -8,11 +8,13 @@ __all__ = ['SIZES', 'image_size', 'save_network', 'read_description', 'refuse_di
 # %% ../../nbs/3_method/09_checkpoints.ipynb #4da85e63
 import json
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..config import Model, validated
+from ..config import Model, Names, Positive, Strict, validated
 from ..core import InputError, atomic_path
 from .registry import build_network, read_variant
 from ..models.backbone import read_tensors
@@ -40,6 +42,21 @@ def save_network(path, network, statistics, size=None):
         save_file(tensors, temporary, metadata={"mmreid": json.dumps(built)})
 
 # %% ../../nbs/3_method/09_checkpoints.ipynb #b5d09e0e
+class _Channels(Strict):
+    mean: Annotated[list[float], Field(min_length=1, max_length=3)]
+    std: Annotated[list[Positive], Field(min_length=1, max_length=3)]
+
+class _Description(Strict):
+    model_config = ConfigDict(extra="allow")
+    modalities: Names; model: Model; variant: dict[str, Any]; statistics: dict[str, _Channels]
+    size: Annotated[tuple[int, int], Field(strict=False), AfterValidator(image_size)] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self):
+        without = [m for m in self.modalities if m not in self.statistics]
+        if without: raise ValueError(f"statistics: none of {without[0]!r}")
+        return self
+
 def read_description(path):
     """The description that `save_network` wrote into `path`: {modalities, model, variant, statistics, size}.
 
@@ -48,9 +65,12 @@ def read_description(path):
     try:
         with safe_open(path, "pt") as file: text = (file.metadata() or {}).get("mmreid")
     except (SafetensorError, OSError) as error: raise InputError(f"{path}: not a safetensors file ({error})") from None
-    if text is None: raise InputError(f"{path}: a safetensors file, but no checkpoint of this library")
-    built = json.loads(text)
-    return built | {"size": tuple(built.get("size") or SIZES[built["model"]["backbone"]])}
+    try: built = json.loads(text or "null")
+    except (ValueError, RecursionError): built = None
+    if not isinstance(built, dict) or not built.keys() >= {"modalities", "model", "variant", "statistics"}:
+        raise InputError(f"{path}: a safetensors file, but no checkpoint of this library")
+    about = validated(_Description, built, path)
+    return built | {"size": about.size or SIZES[about.model.backbone]}
 
 # %% ../../nbs/3_method/09_checkpoints.ipynb #363e80e1
 def refuse_difference(path, where, built, expected):
@@ -72,7 +92,8 @@ def load_network(path, model=None, variant=None):
         if expected: refuse_difference(path, name, built[name], expected.model_dump())
     model = validated(Model, built["model"], f"{path}: model")
     variant = read_variant(built["variant"], f"{path}: variant")
-    network = build_network(built["modalities"], model.model_copy(update={"weights": "none"}), variant)
+    try: network = build_network(built["modalities"], model.model_copy(update={"weights": "none"}), variant)
+    except KeyError as error: raise InputError(f"{path}: modalities: {error.args[0]}") from None    # taken
     try: network.load_state_dict(tensors)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()

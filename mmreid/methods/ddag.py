@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..config import Count, MethodSettings
+from ..data.host import positions
 from ..losses.joint import singles
 from ..losses.simple import Classification
 from .registry import Method
@@ -65,7 +66,7 @@ class DDAG(TwoStream):
     def forward(self, images, present, passes=None):
         maps, passes = self.backbone(images, present), passes or whole(present)
         with torch.autocast(maps.device.type, enabled=False):
-            x = self.features(maps[present].float())
+            x = self.features(maps[positions(present)].float())
             h = averaged(x.mean(1), present, passes)
             plain = self.neck(h)
             z = self.last_neck(plain + averaged(self.aggregate(x), present, passes))
@@ -123,9 +124,9 @@ class GraphLoss(nn.Module):
         if self.training:
             self.total += others
             self.steps += 1
-            if self.steps >= self.epoch:
-                self.mean.copy_(self.total / self.steps)
-                self.total.zero_(), self.steps.zero_()
+            over = self.steps >= self.epoch
+            self.mean.copy_(torch.where(over, self.total / self.steps, self.mean))
+            for count in (self.total, self.steps): count.masked_fill_(over, 0)
         return share
 
 # %% ../../nbs/6_compared_methods/04_ddag.ipynb #aed76c5f

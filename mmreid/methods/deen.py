@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..config import MethodSettings, NotNegative
 from ..core import InputError
+from ..data.host import on_host, positions
 from ..losses.joint import centers, singles
 from ..losses.simple import pairwise_distance
 from .registry import Method
@@ -105,7 +106,8 @@ class PartTriplet(nn.Module):
     def forward(self, embedding, identity, mask=None):
         "`embedding` of R passes, `identity` (R,) -> scalar."
         points = embedding.h.unflatten(1, (self.branches, -1)).flatten(0, 1)
-        return triplets(points, identity.repeat_interleave(self.branches), self.margin)
+        repeated = on_host(lambda identity: identity.repeat_interleave(self.branches), identity)
+        return triplets(points, repeated, self.margin)
 
 # %% ../../nbs/6_compared_methods/05_deen.ipynb #05ef3597
 class Orthogonality(nn.Module):
@@ -140,7 +142,7 @@ class CenterGuided(nn.Module):
         c, there = centers(embedding.h, identity, mask)
         c, terms = c.unflatten(2, (self.branches, -1)), [embedding.z.new_zeros(())]
         for v, n in permutations(range(mask.shape[1]), 2):
-            both = there[:, v] & there[:, n]
+            both, = positions(on_host(lambda there: there[:, v] & there[:, n], there))
             terms.append(sum(self.pair(c[both, v, 0], c[both, n, 0], c[both, v, i]) for i in range(1, self.branches)))
         return sum(terms) / max(len(terms) - 1, 1)
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core import InputError, file_hash
+from ..data.host import on_host, positions
 from .checkpoints import load_network
 from .registry import Method
 from .weighted import OwnedEmbedding, Weighted, WeightedSettings
@@ -25,7 +26,7 @@ class Similarities(nn.Module):
     def forward(self, embedding, identity, mask):
         "`TaughtEmbedding` of R passes -> scalar."
         taught = embedding.taught[embedding.owner]
-        others = embedding.owner[:, None] != embedding.owner
+        others = positions(on_host(lambda owner: owner[:, None] != owner, embedding.owner))
         return F.mse_loss((embedding.e @ embedding.e.T)[others], (taught @ taught.T)[others])
 
 # %% ../../nbs/6_compared_methods/14_distilled.ipynb #653ef40c

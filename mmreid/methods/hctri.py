@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config import MethodSettings, Positive
+from ..data.host import positions
 from ..losses.joint import centers
 from .registry import Method
 from .two_stream import GeM, PartClassification, TwoStream, triplets
@@ -45,8 +46,8 @@ class HeteroCenterTriplet(nn.Module):
     def forward(self, embedding, identity, mask):
         "`embedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; 0 where no identity has two modalities."
         c, there = centers(embedding.h, identity, mask)
-        person = torch.arange(len(c), device=c.device)[:, None].expand(there.shape)[there]
-        stripes = c[there].unflatten(1, (self.stripes, -1)).unbind(1)
+        person, modality = positions(there)
+        stripes = c[person, modality].unflatten(1, (self.stripes, -1)).unbind(1)
         return sum(triplets(stripe, person, self.margin) for stripe in stripes) / self.stripes
 
 # %% ../../nbs/6_compared_methods/06_hctri.ipynb #c7876faf

@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 from torch.nn import functional as F
 
+from ..data.host import positions
 from .registry import Method
 from ..models.attention import ModalLinear
 from ..models.backbone import Backbone
@@ -41,7 +42,7 @@ class Late(Network):
     def forward(self, images, present, passes=None):
         maps, passes = self.backbone(images, present), passes or whole(present)
         with torch.autocast(maps.device.type, enabled=False):
-            here, mask = passes.mask.nonzero(as_tuple=True), passes.mask[..., None]
+            here, mask = positions(passes.mask), passes.mask[..., None]
             h = self.projection(maps.float().mean((-2, -1)).index_select(0, passes.owner)) * mask
             z = torch.zeros_like(h).index_put(here, self.normalised(h[here], here[1]))
             e = F.normalize(z, dim=2) / mask.sum(1, keepdim=True).sqrt()

@@ -42,15 +42,17 @@ def method_names():
 def find_method(name):
     "The `Method` called `name`; `InputError` lists the methods that exist."
     module = f"mmreid.methods.{name}"
-    try: return importlib.import_module(module).METHOD
+    try:
+        if name.isidentifier(): return importlib.import_module(module).METHOD
     except (ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name != module: raise
-        raise InputError(f"method {name!r} is none of {', '.join(method_names())}") from None
+    raise InputError(f"method {name!r} is none of {', '.join(method_names())}")
 
 # %% ../../nbs/3_method/06_registry.ipynb #099b88d3
 def with_settings(variant, where="variant"):
     "`variant` with the settings of its method read; `InputError` names `where` and an unknown key or loss."
-    method = find_method(variant.method.name)
+    try: method = find_method(variant.method.name)
+    except InputError as error: raise InputError(f"{where}: {error}") from None
     settings = validated(method.settings, variant.method.model_dump(), f"{where}.method")
     known = [*COMMON_LOSSES, *method.losses]
     unknown = [name for name in variant.losses if name not in known]

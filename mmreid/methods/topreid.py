@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..config import Count, MethodSettings
+from ..data.host import positions
 from .registry import Method
 from ..models.attention import ModalLinear
 from ..models.backbone import Backbone
@@ -72,7 +73,7 @@ class Tokens(Network):
 
     def walk(self, patches, passes):
         "Patches (B, M, L, token_dim) -> tokens after the last visit (R, M, token_dim), 0 where absent."
-        r, m = passes.mask.nonzero(as_tuple=True)
+        r, m = positions(passes.mask)
         first = passes.owner[r] * patches.shape[1]                  # of each token's sample: its first image
         of = lambda images, modality: images.flatten(0, 1).index_select(0, first + modality)
         tokens = of(patches.mean(2), m)

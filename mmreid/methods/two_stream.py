@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..losses.simple import hardest_triplet, pairwise_distance
+from ..data.host import on_host, positions
+from ..losses.simple import hardest_triplet, pairs, pairwise_distance
 from ..models.backbone import Backbone
 from ..models.network import Embedding, Network, whole
 
@@ -20,7 +21,7 @@ def averaged(features, present, passes):
 
     `features` (N, D): of the N images that are `present` (B, M), row by row."""
     grid = features.new_zeros(*present.shape, features.shape[1])
-    grid = grid.index_put(present.nonzero(as_tuple=True), features)
+    grid = grid.index_put(positions(present), features)
     mask = passes.mask[..., None]
     return (grid.index_select(0, passes.owner) * mask).sum(1) / mask.sum(1)
 
@@ -41,7 +42,7 @@ class TwoStream(Network):
     def forward(self, images, present, passes=None):
         maps, passes = self.backbone(images, present), passes or whole(present)
         with torch.autocast(maps.device.type, enabled=False):
-            h = averaged(self.features(maps[present].float()), present, passes)
+            h = averaged(self.features(maps[positions(present)].float()), present, passes)
             z = self.neck(h)
             return Embedding(h, z, F.normalize(z))
 
@@ -93,23 +94,23 @@ class WeightedTriplet(nn.Module):
 
     def forward(self, embedding, identity, mask=None):
         "`embedding` of R passes, `identity` (R,) -> scalar; 0 where no anchor has both a positive and a negative."
-        same = identity[:, None] == identity[None]
-        positive, negative = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device), ~same
-        valid = positive.any(1) & negative.any(1)
-        d, positive, negative = pairwise_distance(embedding.h, embedding.h)[valid], positive[valid], negative[valid]
+        def anchors(identity):
+            positive, negative = pairs(identity)
+            valid = (positive.any(1) & negative.any(1)).nonzero()[:, 0]
+            return valid, positive[valid], negative[valid]
+        valid, positive, negative = on_host(anchors, identity)
+        d = pairwise_distance(embedding.h, embedding.h)[valid]
         far = (d.masked_fill(~positive, -torch.inf).softmax(1) * d).sum(1)
         near = ((-d).masked_fill(~negative, -torch.inf).softmax(1) * d).sum(1)
         gap = far - near
-        return F.softplus(gap * gap.abs() if self.squared else gap).sum() / valid.sum().clamp(min=1)
+        return F.softplus(gap * gap.abs() if self.squared else gap).sum() / max(len(valid), 1)
 
 # %% ../../nbs/6_compared_methods/01_two_stream.ipynb #8fac697d
 def triplets(points, identity, margin):
     """Mean loss of the hardest triplets of points (n, D), of `identity` (n,).
 
     0 without an anchor that has both a positive and a negative."""
-    same = identity[:, None] == identity[None]
-    itself = torch.eye(len(points), dtype=torch.bool, device=points.device)
-    return hardest_triplet(pairwise_distance(points, points), same & ~itself, ~same, margin)
+    return hardest_triplet(pairwise_distance(points, points), *on_host(pairs, identity), margin)
 
 # %% ../../nbs/6_compared_methods/01_two_stream.ipynb #5270dc14
 class PartClassification(nn.Module):

@@ -9,12 +9,13 @@ __all__ = ['METHOD', 'UniCat', 'Unimodal']
 import torch
 from torch import nn
 
+from ..data.host import on_host, positions
 from ..losses.joint import singles
 from ..losses.simple import Classification, Triplet
 from .late import Late
 from .registry import Method
 from ..models.network import Embedding
-from ..models.processes import anywhere
+from ..models.processes import anywhere, normalised
 
 # %% ../../nbs/6_compared_methods/11_unicat.ipynb #2b289eb0
 class UniCat(Late):
@@ -27,8 +28,8 @@ class UniCat(Late):
         "z (n, 3d) of h (n, 3d), each row of one `modality` (n,): a neck for each."
         z = torch.zeros_like(h)
         for m, neck in enumerate(self.neck):
-            rows = (modality == m).nonzero()[:, 0]
-            if anywhere(len(rows), self.training): z = z.index_copy(0, rows, neck(h[rows]))
+            rows, = positions(on_host(lambda modality: modality == m, modality))
+            if n := anywhere(len(rows), self.training): z = z.index_copy(0, rows, normalised(neck, h[rows], n))
         return z
 
     def tune(self, validation): "Nothing is chosen after training: all modalities have the same weight."
@@ -45,9 +46,10 @@ class Unimodal(nn.Module):
         position, modality = singles(mask)
         total = embedding.z.new_zeros(())
         for m, loss in enumerate(self.losses):
-            rows = position[modality == m]
+            rows = on_host(lambda position, modality: position[modality == m], position, modality)
             own = Embedding(embedding.h[rows], embedding.z[rows], embedding.e[rows])
-            if len(rows): total = total + loss(own, identity[rows])
+            people = on_host(lambda identity, rows: identity[rows], identity, rows)
+            if len(rows): total = total + loss(own, people)
         return total
 
 # %% ../../nbs/6_compared_methods/11_unicat.ipynb #9e97b11f

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..config import Count, Share, Strict
+from ..data.host import moved, positions, sent
 from .registry import Method
 from .weighted import OwnedEmbedding, Weighted, WeightedSettings
 
@@ -32,9 +33,9 @@ def some_made_small(images, share, heights):
     number = torch.randint(len(heights), (len(images),))
     changed = images.clone()
     for n, height in enumerate(heights):
-        rows = (chosen & (number == n)).nonzero()[:, 0].to(images.device)
+        rows = moved((chosen & (number == n)).nonzero()[:, 0], images.device)
         if len(rows): changed[rows] = made_small(images[rows], height)
-    return changed, chosen.to(images.device)
+    return changed, sent(chosen, images.device)
 
 # %% ../../nbs/6_compared_methods/13_upscaled.ipynb #19152b98
 class UpscalerSettings(Strict):
@@ -77,17 +78,17 @@ class Upscaled(Weighted):
 
     def forward(self, images, present, passes=None):
         "As `Weighted`; in training some images are made small first."
-        settings, there = self.variant.method, images[present]
+        settings, there = self.variant.method, images[positions(present)]
         if not self.training: return super().forward(self.placed(self.upscaler(there), present), present, passes)
         small, chosen = some_made_small(there, settings.small_share, settings.small_heights)
         restored = self.upscaler(small)
         found = super().forward(self.placed(restored, present), present, passes)
-        return RestoredEmbedding(**vars(found), restored=restored[chosen], wanted=there[chosen])
+        own = positions(chosen)
+        return RestoredEmbedding(**vars(found), restored=restored[own], wanted=there[own])
 
     def placed(self, images, present):
         "The images (n, 3, H, W) of the samples that have them, as (B, M, 3, H, W), 0 elsewhere."
-        where = present.nonzero(as_tuple=True)
-        return images.new_zeros(*present.shape, *images.shape[1:]).index_put(where, images)
+        return images.new_zeros(*present.shape, *images.shape[1:]).index_put(positions(present), images)
 
 class Restoration(nn.Module):
     "Mean absolute difference of restored images from what they were; 0 where none was made small."

@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..config import Count, MethodSettings, NotNegative, Positive, Strict
+from ..data.host import host, on_host, positions
 from ..losses.joint import singles
 from .registry import Method
 from ..models.attention import ChannelAttention, ModalLinear
 from ..models.backbone import Backbone
 from ..models.network import Embedding, Network, whole
-from ..models.processes import anywhere
+from ..models.processes import anywhere, normalised
 
 # %% ../../nbs/6_compared_methods/12_weighted.ipynb #8aea8c45
 class GateSettings(Strict):
@@ -40,8 +41,8 @@ class QualityGate(nn.Module):
         "Pooled features g (R, M, C), present modalities `mask` (R, M) -> A (R, M), 0 where absent."
         centred = torch.zeros_like(pooled)
         for m, norm in enumerate(self.centre):
-            rows = mask[:, m].nonzero()[:, 0]
-            if anywhere(len(rows), self.training): centred[rows, m] = norm(pooled[rows, m])
+            rows, = positions(on_host(lambda mask: mask[:, m], mask))
+            if n := anywhere(len(rows), self.training): centred[rows, m] = normalised(norm, pooled[rows, m], n)
         logits = self.logit(torch.relu(self.inner(centred)))[..., 0]
         return logits.masked_fill(~mask, -torch.inf).softmax(1)
 
@@ -112,23 +113,25 @@ class Weighted(Network):
         "z (B, M, 3d) of each image; only those that are `present` (B, M) count in the neck."
         stripes = self.attention.excited(maps).unflatten(-2, (self.variant.method.stripes, -1)).mean((-2, -1))
         h = torch.einsum("bmcs,smco->bmso", stripes, self.projection).flatten(2)
-        return torch.zeros_like(h).index_put(present.nonzero(as_tuple=True), self.neck(h[present]))
+        where = positions(present)
+        return torch.zeros_like(h).index_put(where, self.neck(h[where]))
 
 def used(passes, samples):
     "(B, M) bool: the images of `samples` that some of the `passes` use."
-    mask = passes.mask.float()
-    return mask.new_zeros(samples, mask.shape[1]).index_add(0, passes.owner, mask) > 0
+    count = lambda owner, mask: mask.new_zeros(samples, mask.shape[1], dtype=int).index_add(0, owner, mask.long()) > 0
+    return on_host(count, passes.owner, passes.mask)
 
 # %% ../../nbs/6_compared_methods/12_weighted.ipynb #fdbb1534
 def tuples_and_singles(owner, mask):
     """Positions of the passes with several modalities, T (t,), and for each the pass of each modality alone, (t, M).
 
     `owner` (R,), `mask` (R, M); -1 where an image has no such pass."""
-    several = (mask.sum(1) > 1).nonzero()[:, 0]
-    position, modality = singles(mask)
-    where = torch.full((int(owner.max()) + 1, mask.shape[1]), -1, device=owner.device)
-    where[owner[position], modality] = position
-    return several, where[owner[several]]
+    def found(owner, mask):
+        several, (position, modality) = (mask.sum(1) > 1).nonzero()[:, 0], singles(mask)
+        where = torch.full((int(owner.max()) + 1, mask.shape[1]), -1, device=owner.device)
+        where[owner[position], modality] = position
+        return several, where[owner[several]]
+    return on_host(found, owner, mask)
 
 class GateQuality(nn.Module):
     "KL divergence of the weights A of tuples from the quality of their images."
@@ -139,8 +142,8 @@ class GateQuality(nn.Module):
     def forward(self, embedding, identity, mask):
         "`OwnedEmbedding` of R passes, `identity` (R,), `mask` (R, M) -> scalar; 0 without a tuple."
         several, alone = tuples_and_singles(embedding.owner, mask)
-        known = mask[several] & (alone >= 0)
-        if not known.any(): return embedding.z.new_zeros(())
+        known = on_host(lambda mask, several, alone: mask[several] & (alone >= 0), mask, several, alone)
+        if not host(known).any(): return embedding.z.new_zeros(())
         target = self.quality(embedding.e.detach(), identity, several, alone, known)
         logs = embedding.A[several].clamp(min=1e-12).log()
         return F.kl_div(logs, target, reduction="batchmean")

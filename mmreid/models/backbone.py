@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ..core import InputError
+from ..data.host import on_host
 from .processes import anywhere
 
 # %% ../../nbs/3_method/01_backbone.ipynb #631b8caa
@@ -116,10 +117,10 @@ class Backbone(nn.Module):
 
     def forward(self, images, present):
         "Images (B, M, 3, H, W), `present` (B, M) bool -> maps F (B, M, C, H/16, W/16), 0 where absent."
-        chosen = present.T.nonzero()          # (R, 2) of (modality, sample), sorted by modality like the rows below
-        rows = [images[present[:, m], m] for m in range(present.shape[1])]
-        rows = [x.contiguous(memory_format=torch.channels_last) for x in rows]
+        samples = on_host(lambda present: [column.nonzero()[:, 0] for column in present.T], present)
+        rows = [images[own, m].contiguous(memory_format=torch.channels_last) for m, own in enumerate(samples)]
         features = [private(x) for private, x in zip(self.private.values(), rows) if anywhere(len(x), self.training)]
         features = self.shared(torch.cat(features))
         maps = features.new_zeros(*present.shape, *features.shape[1:])
-        return maps.index_put((chosen[:, 1], chosen[:, 0]), features)
+        modality, sample = on_host(lambda present: present.T.nonzero(as_tuple=True), present)      # as the rows
+        return maps.index_put((sample, modality), features)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..data.host import on_host, positions
 from .suppression import Recovery
 
 # %% ../../nbs/3_method/05_network.ipynb #e574b6f0
@@ -25,16 +26,17 @@ class Passes:
 # %% ../../nbs/3_method/05_network.ipynb #13905f89
 def whole(present):
     "One pass per sample, with all of its modalities; `present` (B, M) bool."
-    return Passes(torch.arange(len(present), device=present.device), present)
+    return Passes(on_host(lambda present: torch.arange(len(present), device=present.device), present), present)
 
 def alone(present):
     "One pass per image: every present modality of every sample alone; `present` (B, M) bool."
-    owner, modality = present.nonzero(as_tuple=True)
-    return Passes(owner, F.one_hot(modality, present.shape[1]).bool())
+    owner, modality = positions(present)
+    return Passes(owner, on_host(lambda modality: F.one_hot(modality, present.shape[1]).bool(), modality))
 
 def joined(*passes):
     "Several `Passes` as one, in the given order."
-    return Passes(torch.cat([p.owner for p in passes]), torch.cat([p.mask for p in passes]))
+    join = lambda *tensors: torch.cat(tensors)
+    return Passes(on_host(join, *(p.owner for p in passes)), on_host(join, *(p.mask for p in passes)))
 
 # %% ../../nbs/3_method/05_network.ipynb #00159a8f
 def dropped(present, chance, random):
@@ -53,8 +55,8 @@ def training_passes(present, kept, which):
     `which`: "alone", every image alone; "whole", every tuple with its kept modalities; "all", both, none twice."""
     if which == "alone": return alone(present)
     if which == "whole": return whole(kept)
-    several = (kept.sum(1) > 1).nonzero()[:, 0]
-    return joined(alone(present), Passes(several, kept[several]))
+    several, = positions(on_host(lambda kept: kept.sum(1) > 1, kept))
+    return joined(alone(present), Passes(several, on_host(lambda kept, several: kept[several], kept, several)))
 
 # %% ../../nbs/3_method/05_network.ipynb #bcc0a91e
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ __all__ = ['part_of', 'split_rows', 'across', 'Accumulated']
 # %% ../../nbs/3_method/11_parts.ipynb #34e20392
 import torch
 
+from ..data.host import on_host
 from .memory import unrecorded
 from .network import mapped, one_after_another, training_passes
 from .processes import gathered, numbers_of, processes
@@ -42,7 +43,7 @@ class Accumulated:
     `backward` adds the gradients of the network."""
     def __init__(self, embed, network, batch, rows, parts):
         self.embed, self.network, self.parts = embed, network, parts
-        self.batches = [tuple(values[own.to(values.device)] for values in batch) for own in rows]
+        self.batches = [tuple(on_host(lambda values: values[own], values) for values in batch) for own in rows]
         with torch.no_grad(): found = [self._passes(n) for n in range(len(parts))]
         embeddings, identity, mask = zip(*found)
         sizes = [len(own) for own in rows]

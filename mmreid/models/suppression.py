@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ..config import NotNegative, Share, Strict
+from ..data.host import moved, positions
 from .attention import ModalLinear
 
 # %% ../../nbs/3_method/03_suppression.ipynb #10c227db
@@ -56,10 +57,10 @@ def computing(part):
 def hidden_in(mask, size, least, most):
     "`hidden_positions` of the present maps of `mask` (R, M), within `computing` those that the whole batch has."
     part = _part.get()
-    if part is None: return hidden_positions(mask.nonzero()[:, 0], size, least, most, len(mask))
-    passes = part.mask.nonzero()[:, 0].to(mask.device)
+    if part is None: return hidden_positions(positions(mask)[0], size, least, most, len(mask))
+    passes = moved(part.mask.nonzero()[:, 0], mask.device)
     whole = hidden_positions(passes, size, least, most, len(part.mask))
-    return whole.index_select(0, part.maps.to(mask.device))
+    return whole.index_select(0, moved(part.maps, mask.device))
 
 # %% ../../nbs/3_method/03_suppression.ipynb #daabe959
 class Recovery(NamedTuple):
@@ -109,12 +110,13 @@ class Suppression(nn.Module):
         """F' (R, M, C, h, w), A (R, M), `mask` (R, M) -> u (R, width) and, in training, a `Recovery`, else None.
 
         The N rows of the `Recovery` are the present maps, sorted by pass."""
-        there, recovery = maps[mask], None
+        where = positions(mask)
+        there, recovery = maps[where], None
         if self.training:
             hidden = hidden_in(mask, there.shape[-2:], *self.settings.mask_ratio)
             recovery = Recovery(there.detach(), self.recover((there * ~hidden).detach()), hidden)
         filled = self.filled(there, recovery)
-        pooled = maps.new_zeros(maps.shape[:3]).index_put(tuple(mask.nonzero().T), filled.mean((-2, -1)))
+        pooled = maps.new_zeros(maps.shape[:3]).index_put(where, filled.mean((-2, -1)))
         return (A[..., None] * self.project(pooled)).sum(1), recovery
 
     def filled(self, there, recovery):

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'prepare_stages', 'bring_up_to_date', 'run', 'run_again', 'readme', 'listed', 'shares', 'part', 'ranges',
-           'as_size', 'as_images', 'as_subset', 'ended', 'main']
+           'as_size', 'as_images', 'as_subset', 'from_root', 'require_own', 'ended', 'main']
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #f3909867
 import os, re, sys, time
+from pathlib import Path
 
 import click
 
@@ -16,7 +17,7 @@ from .kernel import Busy, die_with_parent
 from .lanes import reproduce
 from .readme import write_readme
 from .runner import StageFailed, refresh, run_stage
-from .stages import STAGES, prepare, stage_arguments
+from .stages import STAGES, at_root, prepare, stage_arguments
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #906e03cb
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,8 +60,11 @@ def readme():
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #71151ccb
 def listed(context, parameter, text):
-    "The parts of `1,2,3`."
-    return [part.strip() for part in text.split(",") if part.strip()]
+    "The parts of `1,2,3`, which differ."
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found: raise click.BadParameter("at least one, with commas between them")
+    if len(set(found)) < len(found): raise click.BadParameter(f"{text}: one of them is there twice")
+    return found
 
 def shares(context, parameter, text):
     "The numbers of `0.5,0.1,0.4`."
@@ -98,6 +102,18 @@ def as_images(context, parameter, texts):
 def as_subset(context, parameter, text):
     "The modalities of `rgb+ir`, or None."
     return text and tuple(text.split("+"))
+
+# %% ../../nbs/9_how_it_runs/10_command.ipynb #aedf452c
+def from_root(*paths):
+    "Change to the repository's root; returns `paths`, each of them None or written where the user is, as seen from it."
+    here = Path.cwd()
+    at_root()
+    return [path if path is None or here == Path.cwd() else here / path for path in paths]
+
+def require_own(out, names):
+    "`InputError` if the folder `out`, which will be replaced, has anything but `names`."
+    other = {path.name for path in out.iterdir()} - set(names) if out.is_dir() else None
+    if other: raise InputError(f"{out}: {min(other)} is there already; name a folder that does not exist")
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #22871d3d
 def ended(app, words=None, name=None):

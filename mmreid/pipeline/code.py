@@ -89,12 +89,17 @@ def data_files(folder):
 
 # %% ../../nbs/9_how_it_runs/03_code.ipynb #8b4cc47f
 def read_notebook(path):
-    "The notebook at `path`; `InputError` names it if there is none, and the line or cell of an unfinished merge."
+    """The notebook at `path`, of format 4.
+
+    `InputError` names it if there is none or one of another format, and the line or cell of an unfinished merge."""
     import nbformat     # imported here since it takes half a second, and the kernel reads no notebook
     if not Path(path).is_file(): raise InputError(f"{path}: no such notebook")
-    try: notebook = nbformat.reads(read_text(path), as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, AttributeError, KeyError) as error:
+    text = read_text(path)
+    try: notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
+    except (ValueError, nbformat.ValidationError, AttributeError, KeyError) as error:
         raise InputError(f"{path}: not a notebook ({str(error).splitlines()[0]})") from None
+    if notebook.get("nbformat") != 4:
+        raise InputError(f"{path}: not a notebook of format 4; renew it: jupyter nbconvert --to notebook --inplace")
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "markdown" and re.match(r"`(<{7}|>{7}) ", cell.source):
             raise InputError(f"{path} cell {number}: an unfinished merge ({cell.source.strip('`')}); finish it")

@@ -9,7 +9,7 @@ __all__ = ['FLAGS', 'check_parameters', 'merged_outputs', 'settle', 'seconds_by_
 # %% ../../nbs/9_how_it_runs/05_notebooks.ipynb #b6dbb06c
 import ast, re
 
-from ..core import InputError
+from ..core import InputError, parse_yaml
 
 # %% ../../nbs/9_how_it_runs/05_notebooks.ipynb #35a978aa
 def check_parameters(path, notebook, names):
@@ -83,8 +83,12 @@ def without_flagged(notebook, flags=()):
     return type(notebook)({**notebook, "cells": [cell.copy() for cell in notebook.cells if runs(cell)]})
 
 # %% ../../nbs/9_how_it_runs/05_notebooks.ipynb #e4167156
-def front_matter(notebook):
-    "The content of a first raw cell between its lines of dashes, as a dictionary."
-    import yaml
+def front_matter(notebook, where="the first cell"):
+    """The content of a first raw cell between its lines of dashes, as a dictionary; {} without such lines.
+
+    `InputError` names `where` if it is not YAML."""
     first = notebook.cells[0] if notebook.cells else None
-    return yaml.safe_load(first.source.strip().strip("-")) if first and first.cell_type == "raw" else {}
+    lines = first.source.strip().splitlines() if first and first.cell_type == "raw" else []
+    if len(lines) < 2 or {lines[0].rstrip(), lines[-1].rstrip()} != {"---"}: return {}
+    found = parse_yaml("\n".join(["", *lines[1:-1]]), where)
+    return found if isinstance(found, dict) else {}

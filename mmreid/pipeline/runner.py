@@ -71,7 +71,7 @@ def refresh(path):
     "Run the notebook at `path` in its folder and keep its new outputs; cells that did not run keep their old ones."
     import nbformat
     notebook = read_notebook(path)
-    if front_matter(notebook).get("skip_exec"): return
+    if front_matter(notebook, path).get("skip_exec"): return
     with tempfile.TemporaryDirectory() as folder:
         done = execute(without_flagged(notebook), None, Path(folder, "done.ipynb"), Path(path).parent)
     outputs = {cell.id: cell.outputs for cell in settle(done).cells if cell.cell_type == "code"}

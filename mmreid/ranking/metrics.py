@@ -179,17 +179,19 @@ def rank_rows(distance, query, gallery, excluded=None, cmc="images", groups=None
     return found
 
 # %% ../../nbs/1_ranking/01_metrics.ipynb #bc1ac54c
-def as_array(values):
+def as_array(values, dtype=None):
     "A NumPy array of an array, list, series or tensor on any device; bfloat16, which NumPy lacks, becomes float32."
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        values = values.float() if str(values.dtype) == "torch.bfloat16" else values
-    return np.asarray(values)
+        values = (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
+    if dtype is object and isinstance(values, (list, tuple)):       # else NumPy makes NaN a text
+        values = [value.item() if np.ndim(value) == 0 and hasattr(value, "item") else value for value in values]
+    return np.asarray(values, dtype)
 
 def check_identities(query_ids, gallery_ids):
     "`InputError` unless there is one identity for each image, and either all are text or none is."
     kinds = {}
-    for side, ids in (("query", as_array(query_ids)), ("gallery", as_array(gallery_ids))):
+    for side, ids in (("query", as_array(query_ids, object)), ("gallery", as_array(gallery_ids, object))):
         if ids.ndim != 1: raise InputError(f"{side} identities: one for each image is needed, not shape {ids.shape}")
         for identity in ids[~pd.isna(ids)].tolist(): kinds[isinstance(identity, str)] = f"{side} identity {identity!r}"
     if len(kinds) > 1: raise InputError(f"identities of two kinds never match: {' and '.join(kinds.values())}")
@@ -197,11 +199,10 @@ def check_identities(query_ids, gallery_ids):
 def identity_codes(query_ids, gallery_ids):
     "Query and gallery identities as integers from 0: (Q,), (G,). `InputError` if one is missing or of another kind."
     check_identities(query_ids, gallery_ids)
-    query, gallery = (as_array(ids).astype(object) for ids in (query_ids, gallery_ids))
+    query, gallery = (as_array(ids, object) for ids in (query_ids, gallery_ids))
     codes, _ = pd.factorize(np.concatenate([query, gallery]))
-    missing = np.flatnonzero(codes < 0)
-    if len(missing):
-        at = missing[0]
+    if (codes < 0).any():
+        at = np.argmax(codes < 0)
         place = f"query row {at}" if at < len(query) else f"gallery column {at - len(query)}"
         raise InputError(f"no identity at {place}")
     return codes[:len(query)], codes[len(query):]

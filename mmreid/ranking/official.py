@@ -6,7 +6,7 @@
 __all__ = ['HALVES', 'MODES', 'SHOTS', 'TRIALS', 'SAME_PLACE', 'GALLERIES', 'QUESTIONS', 'REPORTED', 'HEADLINE', 'evenly_spread',
            'tuples_of', 'tuple_sources', 'values_at', 'tuple_table', 'joined_by_identity', 'Official',
            'regdb_questions', 'official_gallery', 'seeded_gallery', 'sysu_questions', 'headlines', 'paired_questions',
-           'image_questions', 'rank_remaining', 'chunks_by_location', 'rank_trials', 'rank_questions']
+           'image_questions', 'rank_remaining', 'chunks_by_location', 'rank_trials', 'shared_by', 'rank_questions']
 
 # %% ../../nbs/1_ranking/04_official.ipynb #57e2d2d4
 import random
@@ -84,9 +84,15 @@ class Official(Retrieval):
     location: np.ndarray | None = None # (N, 2) of each row as query and as gallery image; negative numbers never match
 
     @property
+    def places(self):
+        "(Q,) and (G,): where each query and each gallery image was taken."
+        return self.location[self.query, 0], self.location[self.gallery, 1]
+
+    @property
     def excluded(self):
         "(Q, G) bool: taken in the same place."
-        return self.location[self.query, 0][:, None] == self.location[self.gallery, 1]
+        here, there = self.places
+        return here[:, None] == there
 
 # %% ../../nbs/1_ranking/04_official.ipynb #85d146d2
 def regdb_questions(table):
@@ -203,7 +209,7 @@ def chunks_by_location(trial, pool, chunk):
 
 # %% ../../nbs/1_ranking/04_official.ipynb #28a6c8ee
 def rank_trials(trials, similarity, max_rank=20, chunk=64):
-    """`RankMetrics` of each of `trials`, which share queries and subsets: the same figures as one by one.
+    """`RankMetrics` of each of `trials`, which share all but gallery, setting and cmc: the same figures as one by one.
 
     Galleries must be sorted by position; only `Official` trials exclude pairs. `InputError` for a NaN similarity."""
     first = trials[0]
@@ -222,12 +228,16 @@ def rank_trials(trials, similarity, max_rank=20, chunk=64):
     return [summarise(*(np.concatenate(column)[back] for column in zip(*found)), max_rank) for found in parts]
 
 # %% ../../nbs/1_ranking/04_official.ipynb #88f4e870
+def shared_by(trial):
+    "What trials must have in common to be ranked together, as something to look up."
+    places = trial.location.tobytes() if isinstance(trial, Official) else None
+    return trial.query_subset, trial.gallery_subset, trial.query.tobytes(), tuple(trial.identity), places
+
 def rank_questions(questions, similarity, max_rank=20):
-    "`RankMetrics` of every trial of every question, in their order; questions with equal queries share one sort."
+    "`RankMetrics` of every trial of every question, in their order; trials that differ in the gallery share one sort."
     groups, found = {}, {}
-    for n, [trial, *_] in enumerate(questions):
-        groups.setdefault((trial.query_subset, trial.gallery_subset, trial.query.tobytes()), []).append(n)
+    for n, trials in enumerate(questions):
+        for k, trial in enumerate(trials): groups.setdefault(shared_by(trial), []).append((n, k))
     for members in groups.values():
-        ranked = iter(rank_trials([t for n in members for t in questions[n]], similarity, max_rank))
-        for n in members: found[n] = [next(ranked) for _ in questions[n]]
-    return [found[n] for n in range(len(questions))]
+        found |= zip(members, rank_trials([questions[n][k] for n, k in members], similarity, max_rank))
+    return [[found[n, k] for k in range(len(trials))] for n, trials in enumerate(questions)]

@@ -41,6 +41,11 @@ class Retrieval:
         return self.identity[self.gallery]
 
     @property
+    def places(self):
+        "(Q,) and (G,): of the gallery images of a query's identity, those of its own place are excluded."
+        return self.camera[self.query], self.camera[self.gallery]
+
+    @property
     def excluded(self):
         "(Q, G) bool: same identity and same camera. Computed on access, since it is as large as the distances."
         identity, camera = (pd.factorize(values)[0] for values in (self.identity, self.camera))
@@ -92,10 +97,13 @@ def any_to_any(table, modalities, *, rows=None, present=None):
 
 # %% ../../nbs/1_ranking/02_protocols.ipynb #681cd114
 def has_positive(retrieval):
-    "(Q,) bool: the query has its identity in what remains of the gallery."
-    identity = pd.factorize(retrieval.identity)[0]
-    same = identity[retrieval.query][:, None] == identity[retrieval.gallery]
-    return (same & ~retrieval.excluded).any(axis=1)
+    "(Q,) bool: the query has its identity in what remains of the gallery, without a matrix of all pairs."
+    queries, rows = len(retrieval.query), np.concatenate([retrieval.query, retrieval.gallery])
+    both = retrieval.identity[rows], np.concatenate(retrieval.places)
+    identity, place = (pd.factorize(values, use_na_sentinel=False)[0] for values in both)
+    here = pd.factorize(identity * (place.max(initial=0) + 1) + place)[0]     # identity and place
+    found, excluded = (np.bincount(own[queries:], minlength=len(rows))[own[:queries]] for own in (identity, here))
+    return found > excluded
 
 # %% ../../nbs/1_ranking/02_protocols.ipynb #399f6ca9
 def _same_people(retrievals):

@@ -17,12 +17,13 @@ from ..core import InputError, generator
 from .protocols import evaluate_retrieval
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #97a9534f
-@lru_cache(maxsize=16)      # every retrieval of an evaluation resamples the same people
+@lru_cache(maxsize=12)      # every retrieval resamples the same people of up to ten splits, and the runs of two sides
 def draw_weights(count, resamples, seed, *names):
-    """(resamples, count) how often each of `count` things is drawn, in `count` draws with replacement.
+    """(resamples, count) how often each of `count` things is drawn with replacement, in `count` draws; small integers.
 
     Every combination of `seed` and `names` has its own random stream."""
-    return generator(seed, "bootstrap", *names).multinomial(count, np.full(count, 1 / count), size=resamples)
+    drawn = generator(seed, "bootstrap", *names).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return drawn.astype(np.min_scalar_type(drawn.max(initial=0)))
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #798201e2
 def sums_by_identity(values, identities):
@@ -56,7 +57,8 @@ def as_runs(values, identities):
 def resampled_means(values, identities, resamples, seed, label=""):
     """Mean over valid queries, averaged over runs, (K,); the same for each resample, (resamples, K); the column names.
 
-    Two calls with one seed draw the same people; each `label` has its own draw of runs."""
+    Resamples are NaN for a column in which some run has fewer than two people with a valid query: they say nothing
+    about other people. Two calls with one seed draw the same people; each `label` has its own draw of runs."""
     runs, identities, columns = as_runs(values, identities)
     parts = [sums_by_identity(run, ids) for run, ids in zip(runs, identities)]
     shared = len({names for *_, names in parts}) == 1
@@ -68,6 +70,7 @@ def resampled_means(values, identities, resamples, seed, label=""):
             v_r = v[:, r, None]
             draws += np.where(v_r > 0, v_r * ((w @ sums) / (w @ counts)), 0) / len(runs)
             mean += sums.sum(axis=0) / counts.sum(axis=0) / len(runs)
+            draws[:, (counts > 0).sum(axis=0) < 2] = np.nan
     return mean, draws, columns
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #6415c670
@@ -90,27 +93,32 @@ def paired_bootstrap(a, b, identities, *, of_b=None, same_models=False, resample
     """A table with `difference` (a - b), `low`, `high` and `p` of each column; the same people are drawn for both.
 
     a, b, identities: as in `identity_bootstrap`; `of_b`: the identities of b, where they are not those of a. Runs of
-    a and of b are drawn apart, since a seed does not pair two models, unless both are of the `same_models`.
-    `InputError` if identities or columns differ."""
+    a and of b are drawn apart, since a seed does not pair two models, unless both are of the `same_models`. Fewer than
+    two valid people have a difference, but no interval and no p. `InputError` if columns differ or the identities do:
+    run k of a and run k of b need the same, or all runs."""
     of_b = identities if of_b is None else of_b
-    ids = [{name for i in as_runs(x, own)[1] for name in i} for x, own in ((a, identities), (b, of_b))]
-    if ids[0] != ids[1]: raise InputError("a and b were not tested on the same identities")
+    ids = [[set(i) for i in as_runs(x, own)[1]] for x, own in ((a, identities), (b, of_b))]
+    if ids[0] != ids[1] and any(own != ids[0][0] for own in ids[0] + ids[1]):
+        raise InputError("a and b were not tested on the same identities")
     mean_a, draws_a, columns = resampled_means(a, identities, resamples, seed, "a")
     mean_b, draws_b, other = resampled_means(b, of_b, resamples, seed, "a" if same_models else "b")
     if columns != other: raise InputError(f"a has columns {columns}, b has {other}")
     d = draws_a - draws_b
     low, high = pd.DataFrame(d).quantile([(1 - level) / 2, (1 + level) / 2]).to_numpy()
     wrong = np.minimum((d <= 0).sum(axis=0), (d >= 0).sum(axis=0))
-    p = np.where(np.isnan(mean_a - mean_b), np.nan, np.minimum(1, 2 * (wrong + 1) / (resamples + 1)))
+    finite = np.isfinite(d).sum(axis=0)
+    p = np.where(finite > 0, np.minimum(1, 2 * (wrong + 1) / (finite + 1)), np.nan)
     return pd.DataFrame({"difference": mean_a - mean_b, "low": low, "high": high, "p": p}, index=columns)
 
 # %% ../../nbs/1_ranking/03_statistics.ipynb #29d896c8
 def holm(pvalues):
-    "(m,) Holm-corrected p-values, in the order (and with the index) of `pvalues`; `InputError` outside 0 to 1."
+    """(m,) Holm-corrected p-values, in the order (and with the index) of `pvalues`; `InputError` outside 0 to 1.
+
+    A NaN, a comparison that could not be tested, stays NaN and does not count."""
     p = np.asarray(pvalues, dtype=float)
-    if not ((p >= 0) & (p <= 1)).all(): raise InputError(f"p-values must lie between 0 and 1: {p.tolist()}")
-    m, order = len(p), np.argsort(p, kind="stable")
-    corrected = np.empty(m)
+    m, order = np.count_nonzero(~np.isnan(p)), np.argsort(p, kind="stable")      # NaN comes last
+    order, corrected = order[:m], np.full(len(p), np.nan)
+    if not ((p >= 0) & (p <= 1))[order].all(): raise InputError(f"p-values must lie between 0 and 1: {p.tolist()}")
     corrected[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(m, 0, -1)))
     return pd.Series(corrected, index=pvalues.index) if isinstance(pvalues, pd.Series) else corrected
 

@@ -80,6 +80,7 @@ def judge_figure(claim, measured, claims):
     row = measured.find("metrics", **place)
     if row is not None:
         verdict = "reproduced" if row.low <= claim.stated <= row.high else "not reproduced"
+        if pd.isna(row.low): verdict = "undecided"
         own |= dict(measured=row.value, low=row.low, high=row.high, verdict=verdict)
     return [stated | own]
 
@@ -217,7 +218,8 @@ def table_beside(claims, shown, table, metrics=("rank1", "mAP")):
     shown: tidy rows of one dataset, of fused retrieval or of the official question that papers report
     (`mmreid.ranking.official.headlines`)."""
     tidy = paper_and_measured(claims, shown, (table,), metrics)
-    interval = lambda row: "" if pd.isna(row.measured) else f"{row.measured:.1f} [{row.low:.1f}, {row.high:.1f}]"
+    ends = lambda row: "" if pd.isna(row.low) else f" [{row.low:.1f}, {row.high:.1f}]"
+    interval = lambda row: "" if pd.isna(row.measured) else f"{row.measured:.1f}{ends(row)}"
     rows = {row: {"variant": variant} for row, variant in zip(tidy.row, tidy.variant)}
     for row in tidy.dropna(subset="paper").itertuples(): rows[row.row][f"paper, {row.metric}"] = f"{row.paper:.1f}"
     for row in tidy.itertuples(): rows[row.row][f"measured, {row.metric}"] = interval(row)

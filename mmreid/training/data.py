@@ -14,7 +14,8 @@ import torch
 
 from ..core import InputError
 from ..data.augment import ImageTransform, RowsOf, step_generator
-from ..data.batches import IdentityBatches, ImageStore, PairedBatches, moved
+from ..data.batches import IdentityBatches, ImageStore, PairedBatches
+from ..data.host import sent
 from ..models.network import dropped
 
 # %% ../../nbs/5_training/03_data.ipynb #3e9c34f9
@@ -61,7 +62,7 @@ class TrainingData:
         drawn, rows, device = self.drawn(step), self.rows(part, parts), self.store.device
         images, present = self.store.gather(drawn.index[rows], self._read(step, drawn.index[rows], part, parts))
         random = drawn.random if parts == 1 else RowsOf(drawn.random, rows, len(drawn.index))
-        kept, identity = (moved(values[rows], device) for values in (drawn.kept, drawn.identity))
+        kept, identity = (sent(values[rows], device) for values in (drawn.kept, drawn.identity))
         return self.transform(images, random), present, kept, identity
 
     def _read(self, step, index, part, parts):

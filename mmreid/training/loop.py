@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import InputError, progress, stream_seed
+from ..data.host import on_host
 from ..losses.adversaries import Adversaries, evidence
 from ..methods.registry import LossContext, build_network
 from ..models.memory import adapted
@@ -39,7 +40,8 @@ class TrainingModule(nn.Module):
 
         Images (B, M, 3, H, W), `present` (B, M), the tuples' `kept` modalities (B, M), `identity` (B,)."""
         passes = training_passes(present, kept, self.network.variant.passes)
-        return self.network(images, present, passes), identity[passes.owner], passes.mask
+        own = on_host(lambda identity, owner: identity[owner], identity, passes.owner)
+        return self.network(images, present, passes), own, passes.mask
 
     def judge(self, embedding, identity, mask):
         "Loss, values and evidence from the passes of a whole batch."
@@ -162,6 +164,9 @@ class Training:
         self.rows = self.data.rows(self.accelerator.process_index, self.accelerator.num_processes)
         if compute.accumulate > len(self.rows):
             raise InputError(f"compute.accumulate is {compute.accumulate}, but a process has {len(self.rows)} tuples")
+        if variant.passes == "whole" and compute.accumulate > max(len(self.rows) // 2, 1):
+            raise InputError(f"compute.accumulate is {compute.accumulate}, but a part needs two of {len(self.rows)} tuples "
+                             "where a tuple is one pass (passes: whole)")
         self.validation = Validation(packed, self.data, self.accelerator)
         if train.select == "best" and not self.validation:
             raise InputError(f"train.select: best needs validation identities, {packed.info.name} as split has none")

@@ -35,7 +35,9 @@ def shipped_network(path=SHIPPED):
 
 def shipped_figures(path=SHIPPED):
     "What was measured of it, in percent: {name: {metric: value}}."
-    with safe_open(path, "pt") as file: return json.loads(file.metadata()["mmreid"])["figures"]
+    with safe_open(path, "pt") as file: about = json.loads((file.metadata() or {}).get("mmreid", "{}"))
+    if "figures" not in about: raise InputError(f"{path}: no network that ships: nothing was measured of it")
+    return about["figures"]
 
 # %% ../../nbs/5_training/16_shipped.ipynb #09fb1bce
 def main(study="results/quick/study", run="rendered-best-shared-1", out=SHIPPED):

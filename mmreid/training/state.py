@@ -12,15 +12,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..core import InputError, atomic_path, clear_partial
+from ..core import InputError, atomic_path, only_writer
 
 # %% ../../nbs/5_training/04_state.ipynb #9f32dae9
 def save_state(path, tensors, step, history):
     "Write a training state as one safetensors file, atomically and through to the disk."
-    clear_partial(path)
     text, plain = (json.dumps({"step": step, "history": history}),
                    {k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-    with atomic_path(path, sync=True) as temporary: save_file(plain, temporary, metadata={"state": text})
+    with only_writer(path), atomic_path(path, sync=True) as temporary:
+        save_file(plain, temporary, metadata={"state": text})
 
 # %% ../../nbs/5_training/04_state.ipynb #7a356355
 def load_state(path):

@@ -105,7 +105,7 @@ def trial(folder, groups, compute, seed, variant, changes):
 
 # %% ../../nbs/5_training/14_trials.ipynb #b7faa2df
 def listed(packed, params, trials, seed=1):
-    "{key: arguments of `trial`} of the `trials`, in their order."
+    "{key: arguments of `trial`} of the `trials`, in their order; `InputError` if two are one and the same."
     found, compute = {}, params.chosen.compute
     for variant, tried in trials.by_variant.items():
         model, train = for_variant(params, variant)
@@ -113,6 +113,7 @@ def listed(packed, params, trials, seed=1):
         for changes in tried:
             own, its_seed = trial_settings(groups, seed, changes)
             key = trial_key(packed, own, compute, its_seed)
+            if key in found: raise InputError(f"trial {changes} of {variant!r} is one of {found[key][4]!r} too")
             found[key] = packed.folder, groups, compute, seed, variant, changes
     return found
 
@@ -138,6 +139,7 @@ def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m mmreid.training.trials", description=main.__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time, by default 1")
     jobs = parser.parse_args(words).jobs
+    if jobs < 1: parser.error("--jobs: at least 1")
     try:
         params = load_params()
         run_trials(Packed.open("data/packed/rendered"), params, load_trials(params), "results/trials.csv", jobs)

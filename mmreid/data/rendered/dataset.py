@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from ...core import atomic_path, clear_partial, content_hash, generator, progress
+from ...core import atomic_path, content_hash, generator, only_writer, progress
 from .appearance import dressed_mesh, placed
 from .body import rotation
 from .outfit import SLOTS, draw_outfit
@@ -168,8 +168,7 @@ def render_dataset(config, out, workers=None):
     The same config gives the same pixels for any number of `workers` (default: all usable cores).
     `out` is replaced only when all is written; its `dataset.json` has a `hash` of every pixel and of the table."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    clear_partial(out)
-    with atomic_path(out) as folder:
+    with only_writer(out), atomic_path(out) as folder:
         folder.mkdir()
         jobs = identity_jobs(config, folder)
         rows, bar = [], progress(total=sum(len(j[-1]) for j in jobs), desc="rendering", unit="tuple")
