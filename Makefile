@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments compare plots course grade test lab browser trials agreement bench portable gpu-check readme notebooks site export lock lock-check clean
+.PHONY: help setup repro study experiments compare plots course grade test lab browser trials agreement longer bench portable gpu-check readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -106,6 +106,9 @@ trials: setup  ## try settings on validation identities, as study/trials.yaml li
 
 agreement: setup  ## compare the order of methods here with that of their publications (half an hour, after make study; resumes)
 	python -m mmreid.report.agreement --jobs $(JOBS)
+
+longer: setup  ## train rows for five times as many steps, on a GPU (FLAGS="--changes '{train.backbone_rate: 0.3}'"; resumes after an interruption)
+	python -m mmreid.report.longer --jobs $(JOBS) $(FLAGS)
 
 bench: setup  ## measure what things cost and how long the lessons run, on a machine that does nothing else
 	python -m mmreid.benchmarks
