@@ -100,7 +100,7 @@ def file_batches(packed, own, folder, workers=WORKERS):
         yield tuple(tensor.to(own.accelerator.device, non_blocking=True) for tensor in batch)
 
 def usual_way(packed, params, name="full", rounds=3, workers=WORKERS, steps=None):
-    """The loop's step against the usual way: image files, workers, 32 bits, channels first. Every image must be present.
+    """The loop's step against the usual way: image files, workers, 32 bits, channels first; every image must be there.
 
     steps: of one time; by default four times the batches that the workers hold ready."""
     loop, usual = training(packed, params, name), training(packed, params, name, precision="fp32")
@@ -108,9 +108,9 @@ def usual_way(packed, params, name="full", rounds=3, workers=WORKERS, steps=None
     steps = steps or 4 * 2 * workers
     with tempfile.TemporaryDirectory() as folder:
         batches = file_batches(packed, usual, folder, workers)
-        row = timed_row(f"training loop, {name}", lambda: [loop.advance() for _ in range(steps)],
-                        "image files and a DataLoader", lambda: [usual.game.play(0, next(batches)) for _ in range(steps)],
-                        rounds, warm=False)
+        fast, slow = loop.advance, lambda: usual.game.play(0, next(batches))
+        row = timed_row(f"training loop, {name}", lambda: [fast() for _ in range(steps)],
+                        "image files and a DataLoader", lambda: [slow() for _ in range(steps)], rounds, warm=False)
         batches.close()
     return [row | {key: row[key] / steps for key in ("seconds", "seconds against")}]
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ..core import stream_seed
-from .host import moved
+from .batches import moved
 
 # %% ../../nbs/2_data/11_augment.ipynb #9b77664b
 def step_generator(seed, *names):

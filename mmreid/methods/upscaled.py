@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..config import Count, Share, Strict
-from ..data.host import moved, positions, sent
+from ..data.batches import moved
+from ..data.host import positions, sent
 from .registry import Method
 from .weighted import OwnedEmbedding, Weighted, WeightedSettings
 

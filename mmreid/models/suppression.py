@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from ..config import NotNegative, Share, Strict
-from ..data.host import moved, positions
+from ..data.batches import moved
+from ..data.host import positions
 from .attention import ModalLinear
 
 # %% ../../nbs/3_method/03_suppression.ipynb #10c227db

@@ -64,7 +64,7 @@ def training_of(packed, params, variant, steps, people, seed):
 
 # %% ../../nbs/7_claims/12_agreement.ipynb #50a61d12
 def retrieved(training, network, chosen, split="test"):
-    """A table of the queries of the retrievals `chosen(table)`: their modalities, `identity`, `rank1`, `mAP` (fractions)."""
+    "A table of the queries of the retrievals `chosen(table)`: modalities, `identity`, `rank1`, `mAP` (fractions)."
     test = training.validation.packed.only(split)
     cells = chosen(test.table)
     needed = list(dict.fromkeys(subset for cell in cells for subset in (cell.query_subset, cell.gallery_subset)))

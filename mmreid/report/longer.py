@@ -36,7 +36,8 @@ def adapted(params, precision, changes):
     "`params` with another precision in the chosen profile, and `changes` of its `model` and `train` (dotted keys)."
     profile = params.chosen
     groups = with_changes({"model": profile.model, "train": profile.train}, changes)
-    profile = profile.model_copy(update=groups | {"compute": profile.compute.model_copy(update={"precision": precision})})
+    groups |= {"compute": profile.compute.model_copy(update={"precision": precision})}
+    profile = profile.model_copy(update=groups)
     return params.model_copy(update={"profiles": params.profiles | {params.profile: profile}})
 
 def trained(packed, params, run):
@@ -62,8 +63,8 @@ def one_run(folder, packed_folder, params, run, changes={}):
 
 # %% ../../nbs/7_claims/14_longer.ipynb #754b8afb
 AGAINST = "baseline", "baseline-stripes", "best"
-COLUMNS = ["steps", "precision", "changes", "device", "variant", "against", "retrieval", "metric", "value", "low", "high",
-           "trainings", "seconds"]
+COLUMNS = ["steps", "precision", "changes", "device", "variant", "against", "retrieval", "metric", "value", "low",
+           "high", "trainings", "seconds"]
 
 def parts(table, modalities):
     "{name: the rows} of the retrievals that are told apart."
@@ -102,7 +103,7 @@ def main(words=None, packed="data/packed/rendered", folder="build/longer", out="
     parser.add_argument("--rows", nargs="+", default=ROWS, help=f"rows of the tables, by default {' '.join(ROWS)}")
     parser.add_argument("--steps", nargs="+", type=int, default=[200, 1000], help="by default 200 1000")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="by default fp32")
-    parser.add_argument("--changes", type=yaml.safe_load, default={}, help="of the profile: '{train.backbone_rate: 0.3}'")
+    parser.add_argument("--changes", type=yaml.safe_load, default={}, help="as '{train.backbone_rate: 0.3}'")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one training each, by default 1 2 3")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, by default 1; 0: only those finished")
     given = parser.parse_args(words)

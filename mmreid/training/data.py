@@ -60,9 +60,10 @@ class TrainingData:
 
         Of several processes, each takes its `rows`. `InputError` if there are more processes than identities."""
         drawn, rows, device = self.drawn(step), self.rows(part, parts), self.store.device
-        images, present = self.store.gather(drawn.index[rows], self._read(step, drawn.index[rows], part, parts))
+        images, _ = self.store.gather(drawn.index[rows], self._read(step, drawn.index[rows], part, parts))
         random = drawn.random if parts == 1 else RowsOf(drawn.random, rows, len(drawn.index))
-        kept, identity = (sent(values[rows], device) for values in (drawn.kept, drawn.identity))
+        known = drawn.present, drawn.kept, drawn.identity
+        present, kept, identity = (sent(values[rows], device) for values in known)
         return self.transform(images, random), present, kept, identity
 
     def _read(self, step, index, part, parts):

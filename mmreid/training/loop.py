@@ -165,8 +165,8 @@ class Training:
         if compute.accumulate > len(self.rows):
             raise InputError(f"compute.accumulate is {compute.accumulate}, but a process has {len(self.rows)} tuples")
         if variant.passes == "whole" and compute.accumulate > max(len(self.rows) // 2, 1):
-            raise InputError(f"compute.accumulate is {compute.accumulate}, but a part needs two of {len(self.rows)} tuples "
-                             "where a tuple is one pass (passes: whole)")
+            raise InputError(f"compute.accumulate is {compute.accumulate}, but a part needs two of {len(self.rows)} "
+                             "tuples where a tuple is one pass (passes: whole)")
         self.validation = Validation(packed, self.data, self.accelerator)
         if train.select == "best" and not self.validation:
             raise InputError(f"train.select: best needs validation identities, {packed.info.name} as split has none")
