@@ -105,7 +105,7 @@ def usual_way(packed, params, name="full", rounds=3, workers=WORKERS, steps=None
     steps: of one time; by default four times the batches that the workers hold ready."""
     loop, usual = training(packed, params, name), training(packed, params, name, precision="fp32")
     usual.network.to(memory_format=torch.contiguous_format)
-    steps = steps or 4 * 2 * workers
+    steps = steps or max(1, 4 * 2 * workers)
     with tempfile.TemporaryDirectory() as folder:
         batches = file_batches(packed, usual, folder, workers)
         fast, slow = loop.advance, lambda: usual.game.play(0, next(batches))

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
+import torch
 
-from ..core import InputError, content_hash
+from ..core import InputError, content_hash, parse_yaml
 from ..data.packed import Packed
 from ..evaluation.results import write_table
 from ..methods.registry import for_variant, load_params
@@ -55,7 +55,8 @@ def one_run(folder, packed_folder, params, run, changes={}):
     "Write the table of a `Run` with `changes` below `folder`, unless it is there; returns its path."
     packed, params = Packed.open(packed_folder), adapted(params, run.precision, changes)
     settings = [group.model_dump() for group in (*for_variant(params, run.variant), params.variants[run.variant])]
-    key = content_hash([settings, packed.hash])[:12]
+    device = device_name("cuda" if torch.cuda.is_available() else "cpu")
+    key = content_hash([settings, packed.hash, device])[:12]
     path = Path(folder, "-".join(map(str, [*run, key])) + ".csv")
     text = ", ".join(f"{key} {value}" for key, value in changes.items())
     if not path.exists(): write_table(path, trained(packed, params, run).assign(changes=text))
@@ -103,7 +104,7 @@ def main(words=None, packed="data/packed/rendered", folder="build/longer", out="
     parser.add_argument("--rows", nargs="+", default=ROWS, help=f"rows of the tables, by default {' '.join(ROWS)}")
     parser.add_argument("--steps", nargs="+", type=int, default=[200, 1000], help="by default 200 1000")
     parser.add_argument("--precision", nargs="+", default=["fp32"], choices=["fp32", "bf16"], help="by default fp32")
-    parser.add_argument("--changes", type=yaml.safe_load, default={}, help="as '{train.backbone_rate: 0.3}'")
+    parser.add_argument("--changes", default="{}", help="as '{train.backbone_rate: 0.3}'")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one training each, by default 1 2 3")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, by default 1; 0: only those finished")
     given = parser.parse_args(words)
@@ -112,9 +113,13 @@ def main(words=None, packed="data/packed/rendered", folder="build/longer", out="
         unknown = [row for row in given.rows if row not in params.variants]
         if unknown: raise InputError(f"--rows: {unknown[0]!r} is none of {', '.join(params.variants)}")
         if given.jobs < 0: raise InputError(f"--jobs: {given.jobs} is below 0")
+        if min(given.steps) < 1: raise InputError(f"--steps: {min(given.steps)} is below 1")
+        changes = parse_yaml(given.changes, "--changes")
+        if not isinstance(changes, dict): raise InputError(f"--changes: {given.changes!r} names no key and its value")
+        adapted(params, "fp32", changes)       # refused here, not in a process
         runs = [Run(variant, steps, precision, seed) for seed, steps, precision, variant
                 in product(given.seeds, given.steps, given.precision, given.rows)]
-        tables = measure_runs(packed, params, runs, given.changes, folder, given.jobs)
+        tables = measure_runs(packed, params, runs, changes, folder, given.jobs)
         if not tables: raise InputError(f"{folder}: no training is finished; --jobs 1 trains")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
