@@ -37,7 +37,7 @@ def weighed(network, weights):
     try: yield network
     finally: network.attention.modal = own
 
-def simplex(modalities, steps=5):
+def simplex(modalities, steps=6):
     "All weights (n, M) that are multiples of 1 / `steps` and sum to 1."
     points = [p for p in itertools.product(range(steps + 1), repeat=modalities) if sum(p) == steps]
     return np.array(points) / steps

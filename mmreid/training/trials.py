@@ -30,7 +30,9 @@ class Repeated(Strict):
 class Trials(Strict):
     """What is tried: `every` change for each variant of `own`, beside those of its own, as many for each.
 
-    `repeated`: some of them with other seeds; `further`: of variants that are compared with none of these."""
+    `start`: the settings that are changed, where they are no longer those of the profile or a variant, under `every`
+    or its name; `repeated`: some of them with other seeds; `further`: of variants that are compared with none of these."""
+    start: dict[str, dict[str, Any]] = {}
     every: list[dict[str, Any]]
     own: dict[str, list[dict[str, Any]]]
     repeated: Repeated = Repeated()
@@ -43,6 +45,10 @@ class Trials(Strict):
         twice = [name for name in self.further if name in self.own]
         if twice: raise ValueError(f"{twice[0]!r} is in own and in further")
         return self
+
+    def started(self, variant):
+        "The changes that lead back to what a `variant` was when it was tried."
+        return self.start.get("every", {}) | self.start.get(variant, {})
 
     @property
     def by_variant(self):
@@ -109,7 +115,8 @@ def listed(packed, params, trials, seed=1):
     found, compute = {}, params.chosen.compute
     for variant, tried in trials.by_variant.items():
         model, train = for_variant(params, variant)
-        groups = {"model": model, "train": train, "variant": params.variants[variant]}
+        groups = with_changes({"model": model, "train": train, "variant": params.variants[variant]},
+                              trials.started(variant))
         for changes in tried:
             own, its_seed = trial_settings(groups, seed, changes)
             key = trial_key(packed, own, compute, its_seed)
