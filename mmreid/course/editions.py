@@ -60,9 +60,9 @@ def last_line(done):
     return (errors or lines or ["no reason given"])[-1]
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #2dbeecce
-ADVICE = """**How to work.** Keep this file's name, and put it into a new folder `nbs/mine` of the installed repository: there the \
-links to other notebooks work. Write your answers where `raise NotImplementedError()` stands. Exercises do not depend \
-on each other.
+ADVICE = """**How to work.** Keep this file's name, and put it into a new folder `nbs/mine` of the installed \
+repository: there the links to other notebooks work. Write your answers where `raise NotImplementedError()` stands. \
+Exercises do not depend on each other.
 
 **What counts.** A check gives all of its points or none. Those that you see are a part: when your work is marked, \
 hidden checks decide too. So try your answer on cases of your own, above all on those that the exercise names.

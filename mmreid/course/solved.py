@@ -108,7 +108,7 @@ def _turn(optimiser, loss):
 
 def gradient_norms(losses, weights, z):
     "{name: norm of the gradient of weight * loss on z (N, D)}, 0 for a loss that does not depend on z."
-    slopes = {name: torch.autograd.grad(loss, z, retain_graph=True, allow_unused=True)[0] if loss.requires_grad else None
-              for name, loss in losses.items()}
-    return {name: 0. if slope is None else abs(weights.get(name, 0.)) * slope.norm().item()
-            for name, slope in slopes.items()}
+    slope = lambda loss: torch.autograd.grad(loss, z, retain_graph=True, allow_unused=True)[0]
+    slopes = {name: slope(loss) if loss.requires_grad else None for name, loss in losses.items()}
+    return {name: 0. if found is None else abs(weights.get(name, 0.)) * found.norm().item()
+            for name, found in slopes.items()}
