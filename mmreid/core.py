@@ -25,7 +25,7 @@ def optional(name, user, extra):
     "The module `name`; `InputError` says what needs it, `user`, and which `extra` to install, where it is missing."
     try: return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{user} needs {name.split('.')[0]}: pip install 'mmreid[{extra}]'") from None
+        raise InputError(f"{user} needs {name.split('.')[0]}: pip install -e '.[{extra}]'") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #f98b9006
 def subset_name(subset):

@@ -10,6 +10,7 @@ __all__ = ['FOLDERS', 'SPLITS', 'list_path', 'LISTS', 'CAMERAS', 'PARTS', 'SIZES
 # %% ../../nbs/8_real_datasets/04_check.ipynb #13f144a6
 import argparse, json, sys
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 
@@ -207,8 +208,11 @@ CHECKS = {"regdb": check_regdb, "sysu": check_sysu}
 
 def checked(name, root):
     "(counts, list of problems) of the dataset `name` below `root`."
+    nothing, own = {"dataset": name, "root": str(root), "images": 0}, OFFICIAL[name]
     try: official_root(root, name)
-    except InputError as error: return {"dataset": name, "root": str(root), "images": 0}, [str(error)]
+    except InputError as error: return nothing, [str(error)]
+    if not any(Path(root, mark).exists() for mark in own.marks):
+        return nothing, [f"{root}: not {own.title}: none of {', '.join(own.marks)} is there; it has {own.needs}"]
     found, problems = CHECKS[name](root) if name in CHECKS else check_read(name, root)
     return found | {"litter": problems.litter}, problems.in_turn()
 
