@@ -107,8 +107,8 @@ def embed_dataset(source, checkpoint, out, split, size, batch_size):
     name, folder = dataset_place(source, seen)
     out = out or Path("build/embeddings", "-".join(filter(None, [name, split])))
     gallery = embed_dataset(folder, out, load_embedder(checkpoint or SHIPPED, size), split, batch_size)
-    print(f"{os.path.relpath(out, here)}: {len(gallery.table):,} items, {gallery.made['dimension']} numbers for each of "
-          f"{', '.join(gallery.made['hashes'])}")
+    print(f"{os.path.relpath(out, here)}: {len(gallery.table):,} items, {gallery.made['dimension']} numbers for each "
+          f"of {', '.join(gallery.made['hashes'])}")
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #73905881
 @app.command("search")

@@ -136,8 +136,8 @@ def test_another_checkpoint_is_refused(folder, capsys):
 
 ERRORS = {
     ("embed", "nobody"): "nobody: neither a folder nor the name of a dataset in data; `mmreid import nobody SOURCE`",
-    ("embed", "data/mine/rgb"): "data/mine/rgb: no dataset in this folder; `mmreid import NAME data/mine/rgb` makes one",
-    ("check", "data/mine/rgb"): "data/mine/rgb: no dataset in this folder; `mmreid import NAME data/mine/rgb` makes one",
+    ("embed", "data/mine/rgb"): "rgb: no dataset in this folder; `mmreid import NAME data/mine/rgb` makes one",
+    ("check", "data/mine/rgb"): "rgb: no dataset in this folder; `mmreid import NAME data/mine/rgb` makes one",
     ("import", "new", "data/mine", "--range", "depth"): "'--range': depth: write it as in depth=600,4500",
     ("export", "--out", "data/mine"): "data/mine: there is something else already",
     ("export", "--out", "params.yaml"): "params.yaml: there is something else already",

@@ -219,7 +219,7 @@ def export(checkpoint=SHIPPED, out="build/export", formats=tuple(WRITERS), size=
     """Write a checkpoint for other programs below the folder `out`; [{file, megabytes, difference}].
 
     `size`: (height, width) of the images, by default that of its training. `InputError` for what is no checkpoint, a
-    method that cannot be exported, a missing package, a folder of other things, and a file that differs, which is not kept."""
+    method that cannot be exported, a missing package, a folder `out` of other things, and a file that differs."""
     require_own(out, lambda names: any(name.endswith(tuple(WRITERS)) for name in names))
     for name in EXTRA if "onnx" in formats else (): optional(name, "the format onnx", "export")
     size = image_size(size or read_description(checkpoint)["size"])

@@ -138,8 +138,8 @@ def require_own(out, names):
 def check(name, root, everything):
     """Check the dataset NAME: counts as JSON, problems on standard error.
 
-    NAME: regdb, sysu, llcm, rgbnt201, msvr310, biwi or robotpku (in data/raw, or in the folder ROOT), another dataset in
-    `data`, or a folder with one."""
+    NAME: regdb, sysu, llcm, rgbnt201, msvr310, biwi or robotpku (in data/raw, or in the folder ROOT), another dataset
+    in `data`, or a folder with one."""
     from mmreid.config import read_params
     from mmreid.data.check import main as check_official
     from mmreid.data.own import report_check
@@ -165,12 +165,12 @@ def check(name, root, everything):
 def import_dataset(name, source, pattern, split, seed, pairing, bounds, link, force):
     """Make the dataset data/NAME from SOURCE, a folder of images or a CSV table. Originals are never changed.
 
-    A --pattern has {modality}, {identity} and {camera}, and may have {frame}, {split} (train, val, test) and {scenario};
-    a folder called rgb, ir or depth is a modality that the network which ships knows. A table has the columns identity
-    and camera, one of paths for each modality (rgb, ir, …) and perhaps split and scenario.
+    A --pattern has {modality}, {identity} and {camera}, and may have {frame}, {split} (train, val, test) and
+    {scenario}. The network that ships knows the modalities rgb, ir and depth. A table has the columns identity and
+    camera, a column of paths for each modality (rgb, ir, …) and perhaps split and scenario.
 
-    To train and test, the quick profile needs two modalities, people whom two cameras saw and, with the default --split,
-    16 people; to embed and search, any images do."""
+    To train and test, the quick profile needs two modalities, people whom two cameras saw and, with the default
+    --split, 16 people; to embed and search, any images do."""
     from mmreid.config import read_params
     from mmreid.data.importing import PATTERN, import_people
     from mmreid.data.own import next_steps
