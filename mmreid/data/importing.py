@@ -78,8 +78,8 @@ def _image(file, target, said, alone):
 def images_in_table(path):
     "(images, left out) of a CSV table, as `images_in_folders`; `InputError` for a table without columns of images."
     text = read_text(path)
-    if re.match(r"[^,\n]*[;\t|][^,\n]*$", text, re.MULTILINE):
-        raise InputError(f"{path} line 1: its columns are not separated by commas; save the table with commas")
+    if other := re.match(r"[^,\n]*([;\t|])[^,\n]*$", text, re.MULTILINE):
+        raise InputError(f"{path} line 1: its columns are separated by {other[1]!r}; save the table with commas")
     columns = csv_columns(path, text)
     if "modality" in columns:
         raise InputError(f"{path}: column 'modality': a row has a column of paths for each modality: rgb, ir, …")
