@@ -25,7 +25,7 @@ def optional(name, user, extra):
     "The module `name`; `InputError` says what needs it, `user`, and which `extra` to install, where it is missing."
     try: return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{user} needs {name.split('.')[0]}: pip install 'mmreid[{extra}]'") from None
+        raise InputError(f"{user} needs {name.split('.')[0]}: pip install -e '.[{extra}]'") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #f98b9006
 def subset_name(subset):
@@ -148,11 +148,14 @@ def require_own(folder, is_own):
 MERGE = re.compile(rb"^(<{7}|>{7}) .*$", re.MULTILINE)
 
 def as_text(data, where):
-    "Bytes in UTF-8 as text; `InputError` names `where` and the line of another encoding or of an unfinished merge."
+    """Bytes in UTF-8 as text.
+
+    `InputError` names `where` and the line of another encoding, of a NUL character or of an unfinished merge."""
     line = lambda end: data[:end].count(b"\n") + 1
     if found := MERGE.search(data):
         mark = found.group()[:40].decode(errors="replace")
         raise InputError(f"{where} line {line(found.start())}: an unfinished merge ({mark}); finish it")
+    if 0 in data: raise InputError(f"{where} line {line(data.index(0))}: a NUL character")
     try: return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where} line {line(error.start)}: not UTF-8; save the file in UTF-8") from None

@@ -11,9 +11,8 @@ import re
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError
+from ..core import InputError, read_text
 from .official import differing_counts, missing_images, names_in, official_root, there
-from .regdb import read_text
 from .samples import KEYS, Dataset, DatasetInfo
 from .sysu import read_ids
 

@@ -59,7 +59,7 @@ KINDS = {"rgb": "", "depth": "_depth"}
 def rgbd_table(frames, runs, present, stem):
     "The sample table, of division 1; frames: {modality: {identity: names}}; present: the paths that are there."
     part_of, rows = {i: part for part, people in runs["1"].items() for i in people}, []
-    for identity in frames["rgb"]:
+    for identity in frames["rgb"] | frames["depth"]:
         names = {m: set(frames[m].get(identity, ())) for m in KINDS}
         for name in sorted(set.union(*names.values())):
             paths = [f"{stem}{kind}/images/{name}" for kind in KINDS.values()]
