@@ -168,7 +168,8 @@ def read_text(path):
 def write_json(path, value):
     "Write `value` as readable JSON, atomically; the order of keys is kept."
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
+        text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 def _once(pairs):
     "The dict of a JSON object's (key, value) pairs; `ValueError` for a key that is there twice."

@@ -27,7 +27,7 @@ def list_path(part, modality, split):
 # %% ../../nbs/8_real_datasets/01_regdb.ipynb #ab8ac3f4
 def read_text(path):
     "The text of a list; `InputError` names a file that is missing, not readable or not text."
-    try: text = Path(path).read_text()
+    try: text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError: raise InputError(f"{path}: no such file") from None
     except OSError as error: raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError: raise InputError(f"{path}: not a text") from None

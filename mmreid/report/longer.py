@@ -82,7 +82,7 @@ def parts(table, modalities):
 def summary(tables, modalities, resamples=2000):
     "The rows of `COLUMNS` for the tables of finished runs; differences where both sides are there."
     runs, rows = pd.concat(tables, ignore_index=True), []
-    for setting, group in runs.fillna({"changes": ""}).groupby(SETTING[:4], sort=True):
+    for setting, group in runs.groupby(SETTING[:4], sort=True):
         for (name, own), metric in product(parts(group, modalities).items(), ("rank1", "mAP")):
             seeds = {variant: [t for _, t in table.groupby("seed")] for variant, table in own.groupby("variant")}
             found = {variant: resampled(one, variant, resamples, metric) for variant, one in seeds.items()}
@@ -100,8 +100,8 @@ ROWS = ["baseline", "attention", "fusion", "full", "early", "late", "baseline-st
 
 def finished(folder):
     "{path: table} of the runs in `folder`."
-    tables = {path: pd.read_csv(path, dtype={"identity": str}) for path in sorted(Path(folder).glob("*.csv"))}
-    return {path: table.fillna({"changes": ""}) for path, table in tables.items()}
+    read = lambda path: pd.read_csv(path, dtype={"identity": str}, converters={"changes": str})
+    return {path: read(path) for path in sorted(Path(folder).glob("*.csv"))}
 
 def refuse_mixed(placed):
     "`InputError` names two runs of one setting, [(setting, path)], whose files are named by other parameters or data."
