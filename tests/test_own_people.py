@@ -328,6 +328,15 @@ def test_a_person_may_have_any_name(pictures, place, name):
 
 
 def test_git_takes_no_picture():
+    "Nor those of an analysis; of these the report shows two, which are made of rendered people only."
     ignored = lambda path: not subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode
+    cells = json.loads((ROOT / "nbs/stages/analyse.ipynb").read_text(encoding="utf-8"))["cells"]
+    analyse = [line.strip() for cell in cells for line in "".join(cell["source"]).splitlines()]
+    for name in ("rank-list-fused", "retrieval"):
+        assert all(line.startswith("if kept: ") for line in analyse if f"/{name}.png" in line)
+    assert any(line.startswith('kept = packed.info.kind == "rendered"') for line in analyse)
+    for name in ("rank-list-fused", "rank-list-cross-modal", "retrieval", "attention"):
+        assert ignored(f"results/quick/analyses/mine-full-1/{name}.png")
+    assert ignored("results/quick/notebooks/analyse-mine-full-1.ipynb")
     assert all(map(ignored, ("data/mine/rgb/p0/hall_0.png", "data/mine", "data/raw/own/a.png", "data/a.csv")))
     assert not any(map(ignored, ("data/mine.dvc", "data/raw/RegDB.dvc", *[f"data/{n}" for n in OFFICIAL])))

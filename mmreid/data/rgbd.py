@@ -116,6 +116,6 @@ def write_rgbd(root, stem, people=8, each=6, divisions=5):
     for kind in KINDS.values():
         (root / f"{stem}{kind}").mkdir(parents=True, exist_ok=True)
         for file, content in (("meta", meta), ("splits", splits)):
-            (root / f"{stem}{kind}/{file}.json").write_text(json.dumps(content))
+            (root / f"{stem}{kind}/{file}.json").write_text(json.dumps(content), encoding="utf-8")
     return [f"{stem}{kind}/images/{n}" for kind in KINDS.values() for own in meta["identities"] for names in own
             for n in names]

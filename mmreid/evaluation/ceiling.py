@@ -93,10 +93,10 @@ def ceiling(model):
 def best_on_other_half(values, identities, points):
     """Values (Q,) and weights (Q, M): for each half of the `identities` (Q,) those of the point best on the other.
 
-    values: (n, Q), of the n `points` (n, M)."""
+    values: (n, Q), of the n `points` (n, M). NaN where there is no other identity to choose on."""
     half = pd.factorize(identities)[0] % 2
-    best, weights = np.empty(len(identities)), np.empty((len(identities), points.shape[1]))
-    for own in (0, 1):
+    best, weights = np.full(len(identities), np.nan), np.full((len(identities), points.shape[1]), np.nan)
+    for own in (0, 1) if half.any() else ():
         point = values[:, half != own].mean(1).argmax()
         best[half == own], weights[half == own] = values[point, half == own], points[point]
     return best, weights

@@ -7,7 +7,6 @@ __all__ = ['PER_TEST', 'DIFFERENCES', 'write_results', 'write_table', 'metrics_t
            'headline_queries', 'concatenated_queries', 'cross_modal_queries', 'runs_of_both', 'differences']
 
 # %% ../../nbs/5_training/08_results.ipynb #566006f1
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +42,9 @@ def read_results(folder):
         metrics = metrics_table(folder / "metrics.csv")
         with np.load(folder / "queries.npz", allow_pickle=False) as file:
             queries = pd.DataFrame({name: file[name] for name in file.files})
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{folder}: no results of an evaluation ({error})") from None
+    except Exception as error:      # a damaged archive has errors of six kinds, and no common base
+        about = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise InputError(f"{folder}: no results of an evaluation, or damaged ones ({about}); evaluate again") from None
     return Measured(metrics, queries)
 
 # %% ../../nbs/5_training/08_results.ipynb #b10ca357

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..core import InputError, atomic_path, optional, subset_name
+from ..core import InputError, atomic_path, optional, require_own_page, subset_name
 
 # %% ../../nbs/8_real_datasets/11_search_page.ipynb #67fb8aef
 WIDTH = 100
@@ -80,11 +80,8 @@ def page_item(gallery, item, subset):
             "picture": picture_address(tuple_image(gallery.source, item.row, subset))}
 
 def require_page(path):
-    "`InputError` unless a page may be written to `path`: it ends in .html, and nothing but such a page is there."
-    path = Path(path)
-    if path.suffix != ".html": raise InputError(f"{path}: a page's name ends in .html")
-    if path.is_file() and b"<title>Search in " not in path.read_bytes()[:400]:
-        raise InputError(f"{path}: there is another file of this name; choose another name")
+    "`InputError` unless `path` is that of an HTML file which is not there, or is such a page."
+    require_own_page(path, b"<title>Search in ")
 
 def write_page(path, gallery, queries, found, subset, index="flat"):
     """Write the result of a search as one HTML file that needs nothing else; arguments as for `as_text`.

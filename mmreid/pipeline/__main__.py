@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'prepare_stages', 'bring_up_to_date', 'run', 'run_again', 'readme', 'listed', 'shares', 'part', 'ranges',
-           'as_size', 'as_images', 'as_checkpoint', 'as_subset', 'from_root', 'require_own', 'check', 'import_dataset',
-           'ended', 'main']
+           'as_size', 'as_images', 'as_checkpoint', 'as_subset', 'from_root', 'check', 'import_dataset', 'ended',
+           'main']
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #f3909867
 import os, re, sys, time
@@ -62,8 +62,8 @@ def readme():
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #71151ccb
 def listed(context, parameter, text):
     "The parts of `1,2,3`, which differ."
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    if not found: raise click.BadParameter("at least one, with commas between them")
+    found = [part.strip() for part in text.split(",")]
+    if "" in found: raise click.BadParameter(f"{text!r}: at least one, with commas between them, and none is empty")
     if len(set(found)) < len(found): raise click.BadParameter(f"{text}: one of them is there twice")
     return found
 
@@ -124,11 +124,6 @@ def from_root(*paths):
     try: at_root()
     except InputError as error: raise InputError(f"{error}: call mmreid inside the repository") from None
     return [path if path is None or here == Path.cwd() else here / path for path in paths]
-
-def require_own(out, names):
-    "`InputError` if the folder `out`, which will be replaced, has anything but `names`."
-    other = {path.name for path in out.iterdir()} - set(names) if out.is_dir() else None
-    if other: raise InputError(f"{out}: {min(other)} is there already; name a folder that does not exist")
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #dffdffaf
 @app.command()

@@ -130,15 +130,18 @@ def run_trials(packed, params, trials, path, jobs=1, log=print):
     It is written after each of them, in the order of `trials`. Those that are no longer listed are left out."""
     from joblib import Parallel, delayed
     trials, path = listed(packed, params, trials), Path(path)
-    done = {row["key"]: row for row in (pd.read_csv(path).to_dict("records") if path.exists() else [])}
+    rows = pd.read_csv(path, dtype={"key": str}).to_dict("records") if path.exists() else []
+    done = {row["key"]: row for row in rows}
     done = {key: done[key] for key in trials if key in done}
+    table = lambda: pd.DataFrame([done[key] for key in trials if key in done], columns=COLUMNS)
     waiting = [delayed(trial)(*arguments) for key, arguments in trials.items() if key not in done]
     for found in Parallel(jobs, return_as="generator_unordered")(waiting):
         done[found["key"]] = found
         log("{variant}: {changes}: fused {rank1:.1f} / {mAP:.1f}, "
             "cross-modal {cross_rank1:.1f} / {cross_mAP:.1f}".format(**found))
-        write_table(path, pd.DataFrame([done[key] for key in trials if key in done])[COLUMNS])
-    return pd.DataFrame([done[key] for key in trials])[COLUMNS]
+        write_table(path, table())
+    write_table(path, table())      # without those that are no longer listed, even if none was waiting
+    return table()
 
 # %% ../../nbs/5_training/14_trials.ipynb #33549a65
 def main(words=None):
