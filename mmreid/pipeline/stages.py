@@ -53,7 +53,7 @@ EACH = ("dataset", "variant", "seed")
 STAGES = {
     "render": Stage(groups=("rendered",)),
     "pack": Stage(("dataset",), ("pack",)),
-    "references": Stage(("dataset",), ("evaluate",)),
+    "references": Stage(("dataset",), ("model", "evaluate", "compute")),
     "train": Stage(EACH, ("model", "train", "compute")),
     "evaluate": Stage(EACH, ("model", "evaluate", "compute")),
     "analyse": Stage(EACH, ("model", "evaluate", "analyse", "compute"), variants="analysed_variants"),

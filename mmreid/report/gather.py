@@ -18,7 +18,7 @@ from ..evaluation.results import over_seeds, read_results
 from .verdicts import EQUAL, judged
 
 # %% ../../nbs/7_claims/10_gather.ipynb #068708a7
-REFERENCES = ("histogram", "background")
+REFERENCES = ("histogram", "background", "frozen")
 
 def read_rows(results, datasets, runs):
     """{dataset: {variant: [`Measured` per seed]}} from the folder `results`; runs: {variant: seeds}.
@@ -28,7 +28,7 @@ def read_rows(results, datasets, runs):
     return {d: {v: [read_results(folder / f"{d}-{v}-{s}") for s in runs[v]] for v in runs} for d in datasets}
 
 def read_references(results, datasets):
-    "As `read_rows`, for the rows that learn nothing."
+    "As `read_rows`, for the rows that are not trained here."
     return {d: {v: [read_results(Path(results, "references", f"{d}-{v}"))] for v in REFERENCES} for d in datasets}
 
 def names_of(rows):
@@ -136,7 +136,7 @@ def comparisons(drawn, variants):
     further = [(v, parent(v)) for v in variants if v != "baseline" and parent(v) in variants]
     further += [pair for pair in CONTROLS if {*pair} <= {*variants}]
     return {**drawn, "variants": [pair for pair in further if pair not in paper],
-            "histogram": [(v, "histogram") for v in variants]}
+            **{name: [(v, name) for v in variants] for name in ("histogram", "frozen")}}
 
 def with_verdicts(differences):
     "A table of differences with a `verdict` by `judged`: more, less, equal, undecided or needs seeds."
