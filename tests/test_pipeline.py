@@ -294,6 +294,7 @@ def test_a_method_is_one_notebook_and_one_line(done):
     new = {Path("results/prepared", stage, f"toy{suffix}") for stage in stages for suffix in (".py", ".yaml")}
     assert after.keys() - before.keys() == new
     assert [path for path in before if before[path] != after[path]] == [Path("results/prepared/report.yaml")]
-    assert set(pd.read_csv(done / RESULTS / "metrics.csv").variant) == {"full", "toy", "histogram", "background", "frozen"}
+    rows = set(pd.read_csv(done / RESULTS / "metrics.csv").variant)
+    assert rows == {"full", "toy", "histogram", "background", "frozen"}
     change_parameters(done, lambda value: value["variants"]["toy"].update(losses={"classification": 0.5}))
     assert repro(done, "prepare") == ["prepare"] and sorted(repro(done, "--dry")) == own

@@ -112,7 +112,7 @@ def differences(rows, pairs, evaluate, metrics=("rank1", "mAP"), select=headline
         except InputError as error: raise InputError(f"{b} against {a}: {error}; evaluate both again") from None
         found.append(table.rename_axis("metric").reset_index().assign(row=b, against=a, runs=len(own)))
     if not found:
-        numbers = ("runs", "difference", "low", "high", "p", "p_holm")
-        return pd.DataFrame({c: pd.Series(dtype=float if c in numbers else str) for c in DIFFERENCES})
+        types = dict.fromkeys(("difference", "low", "high", "p", "p_holm"), float) | {"runs": int}
+        return pd.DataFrame({c: pd.Series(dtype=types.get(c, str)) for c in DIFFERENCES})
     table = pd.concat(found, ignore_index=True)
     return table.assign(p_holm=holm(table.p))[DIFFERENCES]

@@ -118,7 +118,8 @@ def draw_kinds(axis, rows, order):
         axis.plot(row.claimed, y, **STATED)
         draw_measured(axis, y, row)
         refused = getattr(row, "note", "")
-        if isinstance(refused, str) and refused: axis.text(4, y, refused.partition(":")[0], color=".35", va="center", fontsize=9)
+        if isinstance(refused, str) and refused:
+            axis.text(4, y, refused.partition(":")[0], color=".35", va="center", fontsize=9)
     if rows.chance.notna().any(): axis.axvline(rows.chance.dropna().iloc[0], color=".4", ls=(0, (1, 2)))
 
 # %% ../../nbs/7_claims/08_figures_claims.ipynb #dd098cf7

@@ -20,8 +20,9 @@ class MeasuredTables:
 
     metrics: as in `mmreid.evaluation.measure`, without official questions that papers do not report
     (`mmreid.ranking.official.headlines`); differences: as in `mmreid.evaluation.results`, with the column dataset;
-    concatenated: the same, where whole tuples are compared by the embeddings of their single images; facts: as in `mmreid.evaluation.analysis`; samples: those behind the facts, {(dataset, variant): a table for each
-    run}; evaluate: the resampling (`mmreid.config.Evaluate`)."""
+    concatenated: the same, where whole tuples are compared by the embeddings of their single images; facts: as in
+    `mmreid.evaluation.analysis`; samples: those behind the facts, {(dataset, variant): a table for each run};
+    evaluate: the resampling (`mmreid.config.Evaluate`)."""
     def __init__(self, metrics=None, differences=None, facts=None, samples=None, evaluate=None, concatenated=None):
         tables = (metrics, differences, facts, concatenated)
         self.metrics, self.differences, self.facts, self.concatenated = (
@@ -131,7 +132,8 @@ def judge_ordering(claim, measured, claims):
                        command=command(dataset, claim.worse, claim.better), verdict="not run")
             if row is not None:
                 own |= dict(measured=row.difference, low=row.low, high=row.high, verdict=ordered(row, stated))
-            if concatenated is not None: own["note"] = CONCATENATED.format(c=concatenated, v=ordered(concatenated, stated))
+            if concatenated is not None:
+                own["note"] = CONCATENATED.format(c=concatenated, v=ordered(concatenated, stated))
             found.append(own)
     return found
 
@@ -157,7 +159,8 @@ def weight_changes(measured):
         fact = {key: row[key] for key in ("variant", "kind", "modality", "metric")}
         here, there = fact | {"condition": row["condition"]}, fact | {"condition": "normal"}
         if change := measured.compare(row["dataset"], here, there):
-            found.append(row | {"kind": "change", "value": change["measured"], "low": change["low"], "high": change["high"]})
+            interval = {"value": change["measured"], "low": change["low"], "high": change["high"]}
+            found.append(row | {"kind": "change"} | interval)
     return pd.DataFrame(found, columns=measured.facts.columns)
 
 # %% ../../nbs/7_claims/03_verdicts.ipynb #842477c3

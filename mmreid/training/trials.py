@@ -31,7 +31,8 @@ class Trials(Strict):
     """What is tried: `every` change for each variant of `own`, beside those of its own, as many for each.
 
     `start`: the settings that are changed, where they are no longer those of the profile or a variant, under `every`
-    or its name; `repeated`: some of them with other seeds; `further`: of variants that are compared with none of these."""
+    or its name; `repeated`: some of them with other seeds; `further`: of variants that are compared with none of
+    these."""
     start: dict[str, dict[str, Any]] = {}
     every: list[dict[str, Any]]
     own: dict[str, list[dict[str, Any]]]
