@@ -67,7 +67,7 @@ def shown_cell(cell):
     `#| hide` folds it, `#| echo: false` leaves its outputs; all directives go, and so do the answers of exercises."""
     marks = DIRECTIVE.findall(cell.source)
     cell.source = HIDDEN.sub("", ANSWER.sub(r"\1...     # your answer", cell.source))
-    if "display_quiz(" in cell.source: cell.outputs = []     # its script needs a kernel's page
+    if "solved.quiz(" in cell.source: cell.outputs = []     # its script needs a kernel's page
     cell.source = DIRECTIVE.sub("", cell.source).strip("\n")
     if not cell.source and not cell.outputs: return None
     tags = [tag for tag in cell.metadata.get("tags", []) if tag in ("hide-cell", "hide-input", "hide-output")]

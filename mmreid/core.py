@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERGE', 'InputError', 'optional', 'subset_name', 'subsets', 'stream_seed', 'generator', 'canonical_json',
-           'content_hash', 'file_hash', 'atomic_path', 'clear_partial', 'only_writer', 'require_own', 'as_text',
-           'read_text', 'write_json', 'read_json', 'parse_yaml', 'read_yaml', 'progress']
+           'content_hash', 'file_hash', 'atomic_path', 'clear_partial', 'only_writer', 'require_own',
+           'require_own_page', 'as_text', 'read_text', 'write_json', 'read_json', 'parse_yaml', 'read_yaml', 'progress']
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #17fd2eaf
 import errno, hashlib, importlib, itertools, json, os, re, shutil, tempfile
@@ -25,7 +25,7 @@ def optional(name, user, extra):
     "The module `name`; `InputError` says what needs it, `user`, and which `extra` to install, where it is missing."
     try: return importlib.import_module(name)
     except ImportError:
-        raise InputError(f"{user} needs {name.split('.')[0]}: pip install 'mmreid[{extra}]'") from None
+        raise InputError(f"{user} needs {name.split('.')[0]}: pip install -e '.[{extra}]'") from None
 
 # %% ../nbs/9_how_it_runs/01_core.ipynb #f98b9006
 def subset_name(subset):
@@ -144,15 +144,25 @@ def require_own(folder, is_own):
     if names and not is_own(names) or not folder.is_dir() and os.path.lexists(folder):
         raise InputError(f"{folder}: there is something else already; choose a folder that is new or empty")
 
+def require_own_page(path, mark):
+    "`InputError` unless `path` is that of an HTML file, and nothing is there or a file with the bytes `mark`."
+    path = Path(path)
+    if path.suffix != ".html": raise InputError(f"{path}: a page's name ends in .html")
+    if os.path.lexists(path) and not (path.is_file() and mark in path.read_bytes()):
+        raise InputError(f"{path}: there is something else already; choose another name")
+
 # %% ../nbs/9_how_it_runs/01_core.ipynb #a1152fab
 MERGE = re.compile(rb"^(<{7}|>{7}) .*$", re.MULTILINE)
 
 def as_text(data, where):
-    "Bytes in UTF-8 as text; `InputError` names `where` and the line of another encoding or of an unfinished merge."
+    """Bytes in UTF-8 as text.
+
+    `InputError` names `where` and the line of another encoding, of a NUL character or of an unfinished merge."""
     line = lambda end: data[:end].count(b"\n") + 1
     if found := MERGE.search(data):
         mark = found.group()[:40].decode(errors="replace")
         raise InputError(f"{where} line {line(found.start())}: an unfinished merge ({mark}); finish it")
+    if 0 in data: raise InputError(f"{where} line {line(data.index(0))}: a NUL character")
     try: return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{where} line {line(error.start)}: not UTF-8; save the file in UTF-8") from None
@@ -168,7 +178,8 @@ def read_text(path):
 def write_json(path, value):
     "Write `value` as readable JSON, atomically; the order of keys is kept."
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
+        text = json.dumps(value, indent=2, allow_nan=False, default=_plain)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 def _once(pairs):
     "The dict of a JSON object's (key, value) pairs; `ValueError` for a key that is there twice."

@@ -83,4 +83,4 @@ def test_without_people_there_is_nothing_to_describe(tmp_path, monkeypatch, caps
 
 def test_a_missing_library_is_named(people, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlcroissant", None)
-    with pytest.raises(InputError, match=r"pip install 'mmreid\[cards\]'"): croissant(read_dataset(people))
+    with pytest.raises(InputError, match=r"pip install -e '.\[cards\]'"): croissant(read_dataset(people))

@@ -11,7 +11,7 @@ from mmreid.ranking.official import headlines
 from mmreid.report.claims import load_claims
 from mmreid.report.gather import with_verdicts
 from mmreid.report.table2 import load_rows, with_publications
-from mmreid.report.verdicts import MeasuredTables, all_of, judged, ledger, relation_verdict
+from mmreid.report.verdicts import LEAST_WEIGHT, MeasuredTables, all_of, judged, ledger, relation_verdict
 
 BOOKS = sorted(path.parent for path in ROOT.glob("results/**/claims.csv"))
 INTERVAL = re.compile(r"\[([^,]+), ([^\]]+)\]")
@@ -31,14 +31,15 @@ def trainings(folder):
 def faults_of_rows(folder):
     "Rows of the ledger that tables in git give in full: figures, margins, statistics and orderings."
     found, metrics = table(folder / "claims.csv"), table(folder / "metrics.csv", seed=str)
-    fused = table(folder / "tables/differences.csv").query("protocol == 'fused'")
+    differences = table(folder / "tables/differences.csv")
+    fused, concatenated = (differences[differences.protocol == name] for name in ("fused", "concatenated"))
     claims = with_publications(load_claims(), load_rows())
-    again = ledger(claims, MeasuredTables(headlines(metrics), fused))
+    again = ledger(claims, MeasuredTables(headlines(metrics), fused, concatenated=concatenated))
     given = ["figure", "margin", "statistic", "ordering"]
     key = ["claim", "dataset", "variant", "metric"]
     pair = [rows[rows.kind.isin(given)] for rows in (found, again)]
     both = pair[0].merge(pair[1], on=key, how="outer", suffixes=("", "_again"))
-    differ = both.verdict != both.verdict_again
+    differ = (both.verdict != both.verdict_again) | (both.note != both.note_again)
     for name in ("measured", "low", "high"):
         own, other = (pd.to_numeric(both[column]) for column in (name, f"{name}_again"))
         differ |= ((own - other).abs() > ROUNDED) | (own.isna() != other.isna())
@@ -48,7 +49,7 @@ def faults_of_rows(folder):
 def verdict_by_rule(row, claim, runs):
     "The verdict on a comparison of facts or on a weight, from the intervals that its row shows."
     if row.kind == "comparison": return relation_verdict(claim.relation, row.low, row.high, runs, claim.by)
-    return all_of([judged(float(low), float(high), runs) for low, high in INTERVAL.findall(row.note)])
+    return all_of([judged(float(low), float(high), runs, by=LEAST_WEIGHT) for low, high in INTERVAL.findall(row.note)])
 
 
 def faults_of_rules(folder):

@@ -63,7 +63,7 @@ def test_two_folders_of_results(two):
     table = pd.read_csv(two / "results/other/metrics.csv", dtype=str, keep_default_na=False)
     table[table.variant == "full"].to_csv(two / "results/other/metrics.csv", index=False)
     text = compared(two, RESULTS, "results/other")
-    assert re.findall(r"^  rendered (\S+): only in A$", text, re.MULTILINE) == ["background", "histogram"]
+    assert re.findall(r"^  rendered (\S+): only in A$", text, re.MULTILINE) == ["background", "frozen", "histogram"]
     shutil.rmtree(two / "results/other")
 
 

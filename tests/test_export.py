@@ -107,13 +107,13 @@ def test_a_checkpoint_that_is_not_there(capsys, tmp_path):
 def test_a_file_that_is_no_checkpoint(capsys, tmp_path):
     path = tmp_path / "some.safetensors"
     path.write_text("some text")
-    assert f"{path}: not a" in refused(capsys, tmp_path, "--checkpoint", str(path))
+    assert f"{path}: damaged, or no checkpoint of this library" in refused(capsys, tmp_path, "--checkpoint", str(path))
 
 
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_package_that_is_missing(capsys, tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    assert f"the format onnx needs {name}: pip install 'mmreid[export]'" in refused(capsys, tmp_path)
+    assert f"the format onnx needs {name}: pip install -e '.[export]'" in refused(capsys, tmp_path)
 
 
 def test_a_size_that_the_network_cannot_have(capsys, tmp_path):
@@ -129,8 +129,8 @@ def test_the_size_is_that_of_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr("mmreid.gallery.export.check_export", lambda *args: seen.append(args[-1]) or 0.0)
     monkeypatch.setitem(sys.modules["mmreid.gallery.export"].WRITERS, "pt2", lambda _, path, texts: path.write_text(
         texts["height"]))
-    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path), "--format", "pt2"]) == 0
-    assert seen == [(192, 64)] * 2 and (tmp_path / "wide.pt2").read_text() == "192"
+    assert main(["export", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out"), "--format", "pt2"]) == 0
+    assert seen == [(192, 64)] * 2 and (tmp_path / "out/wide.pt2").read_text() == "192"
 
 
 def test_latency_is_a_row_of_the_benchmarks(exported):

@@ -23,6 +23,7 @@ GALLERY = "build/embeddings/mine-test"
 def folder(tmp_path_factory):
     "A folder with the dataset `mine`, one of whose test items has no infrared image, and its embeddings."
     root = tmp_path_factory.mktemp("gallery")
+    shutil.copy(ROOT / "params.yaml", root)
     toy_dataset(root / "data/mine", size=(96, 48))
     dataset = read_dataset(root / "data/mine")
     kept = dataset.table.ir.where(dataset.table.ir != "ir/09-2.png", "")
@@ -124,18 +125,26 @@ def test_another_checkpoint_is_refused(folder, capsys):
     statistics = {m: {"mean": [.5] * n, "std": [.2] * n} for m, n in (("rgb", 3), ("ir", 1))}
     save_network("own.safetensors", network, statistics)
     words = "--image", "rgb=data/mine/rgb/10-1.png", "--checkpoint", "own.safetensors"
-    assert "embed both with the same" in shown(capsys, "search", GALLERY, *words, status=2)
+    assert "embed both with the same: give --checkpoint" in shown(capsys, "search", GALLERY, *words, status=2)
     shown(capsys, "embed", "mine", "--checkpoint", "own.safetensors", "--out", "build/own", "--size", "96x32")
     gallery = open_gallery("build/own")
+    assert "give --checkpoint" in shown(capsys, "search", "build/own", *words[:2], status=2)
     assert gallery.made["dimension"] == 24 and gallery.made["size"] == [96, 32] and len(gallery.table) == 48
     assert ranked(shown(capsys, "search", "build/own", *words, "--by", "rgb"))[0] == 41
     with pytest.raises(ValueError, match="embed both"): search(gallery, embed_images({"rgb": "data/mine/rgb/10-1.png"}))
 
 
 ERRORS = {
-    ("embed", "nobody"): "data/nobody/dataset.json: no such file",
+    ("embed", "nobody"): "nobody: neither a folder nor the name of a dataset in data; `mmreid import nobody SOURCE`",
+    ("embed", "data/mine/rgb"): "rgb: no dataset in this folder; `mmreid import NAME data/mine/rgb` makes one",
+    ("check", "data/mine/rgb"): "rgb: no dataset in this folder; `mmreid import NAME data/mine/rgb` makes one",
+    ("import", "new", "data/mine", "--range", "depth"): "'--range': depth: write it as in depth=600,4500",
+    ("export", "--out", "data/mine"): "data/mine: there is something else already",
+    ("export", "--out", "params.yaml"): "params.yaml: there is something else already",
     ("embed", "mine", "--out", "data"): "data: there is something else already",
-    ("embed", "mine", "--checkpoint", "data/mine/samples.csv"): "not a file of plain tensors",
+    ("embed", "mine", "--checkpoint", "data/mine/samples.csv"): "samples.csv: damaged, or no checkpoint",
+    ("embed", "mine", "--checkpoint", "data/mine"): "data/mine/model.safetensors: no such file",
+    ("search", GALLERY, "--row", "0", "--page", "data/mine/dataset.json"): "dataset.json: a page's name ends in .html",
     ("embed", "mine", "--size", "100x48"): "the height must be a multiple of 96",
     ("embed", "mine", "--size", "large"): "write HEIGHTxWIDTH",
     ("search", "data", "--row", "0"): "data: no embeddings here",
@@ -177,3 +186,32 @@ def test_a_broken_image_is_named(folder, capsys):
     (folder / "data/broken/rgb/03-1.png").write_bytes(b"no image")
     assert "samples.csv line 15, rgb: " in shown(capsys, "embed", "broken", status=2)
     assert not list((folder / "build/embeddings").glob("*broken*"))
+
+
+@pytest.mark.parametrize("named", ["mine", "mine/", "data/mine", "./data/mine/"])
+def test_a_dataset_has_one_name_for_all_commands(capsys, named):
+    text = shown(capsys, "embed", named, "--split", "test")
+    assert text.startswith(f"{GALLERY}: 12 items")
+    assert "dataset.json: name: toy, but the folder is mine" in shown(capsys, "check", named, status=1)
+
+
+def test_commands_work_in_any_folder_of_the_repository(folder, capsys, monkeypatch):
+    "Datasets and what is made of them are at its root; folders, images and pages are where the user is."
+    monkeypatch.chdir("data")
+    assert "../build/embeddings/mine-test: 12 items" in shown(capsys, "embed", "mine", "--split", "test")
+    monkeypatch.chdir(folder / "data/mine")
+    assert "../../build/embeddings/mine-test: 12 items" in shown(capsys, "embed", ".", "--split", "test")
+    monkeypatch.chdir(folder / "data/mine")
+    words = "search", f"../../{GALLERY}", "--image", "rgb=rgb/10-1.png", "-k", "2", "--page", "found.html"
+    assert ranked(shown(capsys, *words))[0] == 5 and (folder / "data/mine/found.html").is_file()
+    (folder / "data/mine/found.html").unlink()
+    monkeypatch.chdir(folder / "data/mine")
+    table = folder / "data/mine/own.csv"
+    table.write_text("identity,camera,split,rgb\na,c,train,rgb/10-0.png\nb,c,test,rgb/10-1.png\n")
+    assert "not enough to train and test: modalities: only rgb" in shown(capsys, "import", "own", "own.csv")
+    table.unlink()
+    assert (folder / "data/own/dataset.json").is_file() and not (folder / "data/mine/data").exists()
+    monkeypatch.chdir(folder.parent)
+    search = "search", f"{folder}/{GALLERY}", "--row", "0"
+    for words in (("embed", "mine"), ("import", "mine", "."), ("check", "mine"), search):
+        assert "call mmreid inside the repository" in shown(capsys, *words, status=2)

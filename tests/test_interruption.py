@@ -250,3 +250,23 @@ def test_progress_is_seen_while_it_runs(working):
     notebook = nbformat.read(working / "results/failed/pack-rendered.ipynb", as_version=4)
     outputs = [out for cell in settle(notebook).cells for out in cell.get("outputs", [])]
     assert all(out.get("name") != "stderr" for out in outputs)
+
+
+EARLY = """
+import os, signal, sys
+sys.argv = ["/somewhere/bin/mmreid", "--help"]
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "numpy": os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+signal.signal(signal.SIGINT, {handler})
+from mmreid.app import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("handler, status", [("signal.default_int_handler", 130), ("signal.SIG_IGN", 0)])
+def test_a_command_ends_quietly_while_its_libraries_are_imported(handler, status):
+    "Unless who started it wants it to go on, as a shell does for what runs in the background."
+    done = run(sys.executable, "-c", EARLY.format(handler=handler), root=ROOT)
+    assert done.returncode == status and done.stderr == ("error: interrupted\n" if status else "")

@@ -101,8 +101,8 @@ def test_the_commands_of_the_readme(pictures, tmp_path):
     root = shrunken(tmp_path / "tree")
     change_parameters(root, lambda values: values["profiles"]["quick"]["train"].update(batch_tuples=1))
     commit(root, "small batches")
-    commands = of_the_readme()
-    assert len(commands) <= 5
+    setup, *commands = of_the_readme()
+    assert setup == "make setup && source .venv/bin/activate" and len(commands) <= 5
     program = f"{sys.executable} -c 'import sys; from mmreid.app import main; sys.exit(main())' "
     for command in commands:
         words = command.replace("~/pictures", str(pictures)).replace("mmreid ", program, 1)
@@ -328,6 +328,15 @@ def test_a_person_may_have_any_name(pictures, place, name):
 
 
 def test_git_takes_no_picture():
+    "Nor those of an analysis; of these the report shows two, which are made of rendered people only."
     ignored = lambda path: not subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode
+    cells = json.loads((ROOT / "nbs/stages/analyse.ipynb").read_text(encoding="utf-8"))["cells"]
+    analyse = [line.strip() for cell in cells for line in "".join(cell["source"]).splitlines()]
+    for name in ("rank-list-fused", "retrieval"):
+        assert all(line.startswith("if kept: ") for line in analyse if f"/{name}.png" in line)
+    assert any(line.startswith('kept = packed.info.kind == "rendered"') for line in analyse)
+    for name in ("rank-list-fused", "rank-list-cross-modal", "retrieval", "attention"):
+        assert ignored(f"results/quick/analyses/mine-full-1/{name}.png")
+    assert ignored("results/quick/notebooks/analyse-mine-full-1.ipynb")
     assert all(map(ignored, ("data/mine/rgb/p0/hall_0.png", "data/mine", "data/raw/own/a.png", "data/a.csv")))
     assert not any(map(ignored, ("data/mine.dvc", "data/raw/RegDB.dvc", *[f"data/{n}" for n in OFFICIAL])))

@@ -48,7 +48,7 @@ def test_the_table_of_metrics(first):
     metrics = pd.read_csv(first / RESULTS / "metrics.csv", dtype={"seed": str})
     columns = "dataset profile variant protocol setting scenario query_modalities gallery_modalities seed"
     assert list(metrics) == [*columns.split(), "metric", "value", "low", "high", "device"]
-    assert set(metrics.variant) == {"full", "histogram", "background"}
+    assert set(metrics.variant) == {"full", "histogram", "background", "frozen"}
     assert set(metrics.protocol) == {"fused", "concatenated", "single", "any", "scenario"}
     assert set(metrics.metric) == {"rank1", "rank5", "rank10", "rank20", "mAP", "mINP", "chance"}
     assert set(metrics[metrics.variant == "full"].seed) == {"1"} and set(metrics.seed) == {"1", "none"}
@@ -177,7 +177,7 @@ def test_the_study_has_a_pipeline_of_its_own(study):
     assert two.measured["DDAG", "rendered", "fused", "rank1"].item() >= 0
     assert two.published["DDAG", "regdb", "official", "rank1"].item() == 69.34
     metrics = pd.read_csv(folder / "metrics.csv", dtype=str, keep_default_na=False)
-    assert set(metrics.variant) == {"full", "histogram", "background"}
+    assert set(metrics.variant) == {"full", "histogram", "background", "frozen"}
     assert set(metrics.seed) == {"1", "2", "3", "all", "none"}       # 3 is one of `more_seeds`
     assert set(pd.read_csv(folder / "table-2/metrics.csv").variant) == {"full", "ddag"}
     files = git(study, "ls-files", "-z", f"{RESULTS}/study").stdout.split("\0")[:-1]
@@ -294,6 +294,7 @@ def test_a_method_is_one_notebook_and_one_line(done):
     new = {Path("results/prepared", stage, f"toy{suffix}") for stage in stages for suffix in (".py", ".yaml")}
     assert after.keys() - before.keys() == new
     assert [path for path in before if before[path] != after[path]] == [Path("results/prepared/report.yaml")]
-    assert set(pd.read_csv(done / RESULTS / "metrics.csv").variant) == {"full", "toy", "histogram", "background"}
+    rows = set(pd.read_csv(done / RESULTS / "metrics.csv").variant)
+    assert rows == {"full", "toy", "histogram", "background", "frozen"}
     change_parameters(done, lambda value: value["variants"]["toy"].update(losses={"classification": 0.5}))
     assert repro(done, "prepare") == ["prepare"] and sorted(repro(done, "--dry")) == own

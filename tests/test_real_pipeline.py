@@ -166,6 +166,14 @@ def test_tuples_are_analysed(done):
     assert set(facts.kind) >= {"lost", "noise", "probe", "weight"}
 
 
+def test_git_keeps_no_picture_of_real_people(done):
+    "The report's figures are in git; rank lists stay where git ignores them."
+    ignored = lambda path: run("git", "check-ignore", "-q", "--no-index", str(path), root=done).returncode == 0
+    kept = {path.name for path in (done / RESULTS).rglob("*.png") if not ignored(path.relative_to(done))}
+    assert "any-to-any.png" in kept
+    assert not any(name.startswith(("rank-list", "retrieval", "attention", "people")) for name in kept - {"people.png"})
+
+
 def test_the_walk_through_shows_what_is_there(done):
     "With three datasets in place; without any it runs among the other notebooks."
     path = done / "nbs/8_real_datasets/06_real_datasets.ipynb"

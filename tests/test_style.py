@@ -1,4 +1,5 @@
 "Nothing is too long to be read at once: lines, functions, modules, the file of parameters."
+import ast
 import re
 
 import nbformat
@@ -44,6 +45,23 @@ def long_modules(folder):
     return {str(file): number for file, number in lines.items() if number > 250}
 
 
+def without_encoding(folder, but=()):
+    "The places in `folder`, but for its folders `but`, where text is read or written in the encoding of the machine."
+    for file in sorted(folder.rglob("*.py")):
+        name = file.relative_to(folder)
+        if name.parts[0] in but: continue
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or "encoding" in {word.arg for word in call.keywords}: continue
+            given = [word.value for word in (*call.args, *(word.value for word in call.keywords))
+                     if isinstance(word, ast.Constant)]
+            text = isinstance(call.func, ast.Attribute) and call.func.attr in ("read_text", "write_text")
+            opened = isinstance(call.func, ast.Name) and call.func.id == "open"
+            if text or opened and not any("b" in str(mode) for mode in given): yield f"{name}:{call.lineno}"
+
+
+def test_text_is_in_utf_8_on_every_machine(): assert [*without_encoding(ROOT / "mmreid", ("gallery",))] == []
+
+
 @pytest.mark.parametrize("folder", ["mmreid", "tests", "nbs", "docs"])
 def test_no_line_is_longer_than_120_characters(folder): assert long_lines(folder) == []
 
@@ -70,3 +88,5 @@ def test_faults_are_noticed(tmp_path):
     assert sorted(places) == ["mmreid/a.ipynb:cell", "mmreid/a.py:3:121:"]
     assert len(complaints(*FUNCTIONS, "mmreid", root=tmp_path)) == 1
     assert long_modules(tmp_path) == {"mmreid/a.py": 256}
+    (tmp_path / "mmreid/a.py").write_text("path.read_text()\nopen(path, 'w')\nopen(path, 'rb')\nread_text(path)\n")
+    assert [*without_encoding(tmp_path)] == ["mmreid/a.py:1", "mmreid/a.py:2"]

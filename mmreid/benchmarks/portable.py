@@ -73,7 +73,7 @@ def lay(folder, version=None, root="."):
         else: download([f"{name}=={own}" for name, own in carried.items()], new / "packages", version)
         shutil.copytree(Path(root, "mmreid"), new / "mmreid", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(Path(root, "params.yaml"), new)
-        (new / "bench.sh").write_text(START)
+        (new / "bench.sh").write_text(START, encoding="utf-8")
         (new / "bench.sh").chmod(0o755)
         if (folder / "results").exists(): shutil.copytree(folder / "results", new / "results")
 

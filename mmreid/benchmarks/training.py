@@ -194,7 +194,7 @@ def obstacle(precision, compiled):
     "Why this machine does not try a way, or an empty text."
     if torch.cuda.is_available(): return ""
     if compiled: return "compiled only on a GPU: on a processor, compiling takes minutes"
-    fast = any(flag in Path("/proc/cpuinfo").read_text() for flag in ("avx512_bf16", "amx_bf16")) \
+    fast = any(flag in Path("/proc/cpuinfo").read_text(encoding="utf-8") for flag in ("avx512_bf16", "amx_bf16")) \
         if Path("/proc/cpuinfo").exists() else False
     return "" if fast or precision == torch.float32 else "the processor has no instructions for bf16"
 

@@ -154,7 +154,7 @@ def both_runs(a, b, dataset, variant, seeds):
 def changed_runs(a, b):
     "{(dataset, variant): seeds} of the runs that both sides have and whose headline figures differ."
     found = {}
-    for name, where in changed_files(a, b, "runs/*.json").items():
+    for name, where in changed_files(a, b, "/runs/*.json").items():
         run = PurePath(name).stem
         dataset = next((own for own in a.parameters.get("datasets", []) if run.startswith(f"{own}-")), None)
         variant, _, seed = run.removeprefix(f"{dataset}-").rpartition("-")
@@ -162,11 +162,12 @@ def changed_runs(a, b):
     return found
 
 def run_changes(a, b, dataset, variant, seeds):
-    "As `headline_changes`, from `runs/*.json`: means over the seeds."
+    "As `headline_changes`, from `runs/*.json`: means over the seeds, of the figures that all of them have."
     path = lambda side, seed: f"{side.folder}/runs/{dataset}-{variant}-{seed}.json"
     heads = [[json.loads(side.read(path(side, seed))) for seed in seeds] for side in (a, b)]
     runs, found = both_runs(a, b, dataset, variant, seeds), []
     for name, key in IN_RUNS.items():
+        if not all(key in head for own in heads for head in own): continue
         for metric in ("rank1", "mAP"):
             before, after = (np.mean([head[key][metric] for head in own]) for own in heads)
             interval = paired(runs, name, metric) or (np.nan, np.nan)

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'NOTES', 'ONE_RUN', 'headline_text', 'other_changes', 'short', 'as_text', 'headline_lines', 'cells',
-           'page_tables', 'picture_address', 'write_page']
+           'page_tables', 'picture_address', 'require_page', 'write_page']
 
 # %% ../../nbs/9_how_it_runs/15_page.ipynb #67f3d9ba
 import base64
 import textwrap
 from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 
-from ..core import atomic_path
+from ..core import InputError, atomic_path, require_own_page
 
 # %% ../../nbs/9_how_it_runs/15_page.ipynb #ef1e32a3
 WIDTH = 100
@@ -89,12 +90,18 @@ def picture_address(side, name):
     content = side.read(f"{side.folder}/{name}")
     return content and f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
+def require_page(path):
+    "`InputError` unless `path` is that of an HTML file which is not there, or is such a page."
+    require_own_page(path, b'<p class="quiet">A: ')
+
 def write_page(comparison, path):
-    "Write a `Comparison` as one HTML file that needs nothing else."
+    "Write a `Comparison` as one HTML file that needs nothing else; `InputError` as for `require_page`."
     from jinja2 import Environment
-    template = Environment(autoescape=True).from_string(files("mmreid.compare").joinpath("page.html").read_text())
+    require_page(path)
+    text = files("mmreid.compare").joinpath("page.html").read_text(encoding="utf-8")
+    template = Environment(autoescape=True).from_string(text)
     sides = (("A", comparison.a), ("B", comparison.b))
     pictures = [(name, [(letter, picture_address(side, name)) for letter, side in sides])
                 for name in comparison.pictures]
     page = template.render(comparison=comparison, tables=page_tables(comparison), pictures=pictures)
-    with atomic_path(path) as temporary: temporary.write_text(page)
+    with atomic_path(path) as temporary: temporary.write_text(page, encoding="utf-8")

@@ -63,13 +63,14 @@ class Side:
     def paths(self, pattern="*"):
         """The files in `folder` that git tracks or, in the workspace, does not ignore; by name from `folder` on.
 
+        pattern: of the end of a path or, with a slash in front, of all of it.
         `InputError` for a folder of which git knows nothing."""
         words = ["ls-files", "-co", "--exclude-standard"]
         if self.commit: words = ["ls-tree", "-r", "--name-only", self.commit]
         listed = git(self.root, *words, "-z", f"{self.folder}/")
         if listed is None: raise InputError(f"{self.name}: {self.folder} is no folder of this repository")
         found = [Path(name).relative_to(self.folder) for name in os.fsdecode(listed).split("\0") if name]
-        return sorted({str(p) for p in found if p.match(pattern)})
+        return sorted({str(p) for p in found if Path("/", p).match(pattern)})
 
     @property
     def parameters(self):

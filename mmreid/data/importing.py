@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError, atomic_path, generator, progress, read_text
+from ..core import InputError, atomic_path, generator, progress, read_text, require_own
 from .official import OFFICIAL
 from .problems import Problems, files_below
 from .ranges import image_facts, proposed_range
@@ -62,21 +62,27 @@ def images_in_folders(source, pattern=PATTERN):
         else: rows.append(_image(Path(source, path), path, said.groupdict(), path))
     left += [(folder, "a folder that cannot be read") for folder in closed]
     if problems.litter: left.append(("", f"{problems.litter} files that macOS or Windows left behind"))
-    if not rows:
-        some = next((path for path, reason in left if "fit" in reason), None)
-        raise InputError(f"{source}: no image fits {pattern}" + (f", for example {some} does not" if some else ""))
-    return pd.DataFrame(rows, columns=COLUMNS), left
+    if rows: return pd.DataFrame(rows, columns=COLUMNS), left
+    some = next((path for path, reason in left if "fit" in reason), None)
+    if not some: raise InputError(f"{source}: no image in it" + "".join(f"; {p}: {reason}" for p, reason in left[:1]))
+    raise InputError(f"{source}: no image fits {pattern}, for example {some} does not; --pattern says how paths are "
+                     f"made, by {', '.join(FIELDS)}; if no modality is in yours, put them under rgb/, ir/ or depth/")
 
 def _image(file, target, said, alone):
     "One row of the images; `alone` is the name of its row in the table if it has no frame."
     said = {"frame": "", "split": "", "scenario": "normal"} | said
-    row = "/".join([said["identity"], said["camera"], said["frame"]]) if said["frame"] else alone
+    row = "{identity}/{camera}/{frame}\0{scenario}".format(**said) if said["frame"] else alone
     return [str(file), target, said["modality"].lower(), *(said[name] for name in FIELDS[1:]), row]
 
 # %% ../../nbs/8_real_datasets/07_import.ipynb #5c2687f5
 def images_in_table(path):
     "(images, left out) of a CSV table, as `images_in_folders`; `InputError` for a table without columns of images."
-    columns = csv_columns(path, read_text(path))
+    text = read_text(path)
+    if other := re.match(r"[^,\n]*([;\t|])[^,\n]*$", text, re.MULTILINE):
+        raise InputError(f"{path} line 1: its columns are separated by {other[1]!r}; save the table with commas")
+    columns = csv_columns(path, text)
+    if "modality" in columns:
+        raise InputError(f"{path}: column 'modality': a row has a column of paths for each modality: rgb, ir, …")
     table = read_table(path, [c for c in columns if c not in NEEDED], NEEDED[1:])
     others = [c for c in columns if c not in FIELDS]
     modalities = [c for c in others if table[c].str.lower().str.endswith(ENDINGS).any()]
@@ -134,8 +140,8 @@ def with_splits(images, shares, seed):
         return images.assign(split=images.identity.map({p: split for split, own in parts.items() for p in own})), parts
     if not given.all(): raise InputError(f"{images.target[~given].iloc[0]}: no split, but other images have one")
     unknown = images[~images.split.isin(SPLITS)]
-    if len(unknown): raise InputError(f"{unknown.target.iloc[0]}: split {unknown.split.iloc[0]!r} is none of train, "
-                                      "val, test")
+    if len(unknown): raise InputError(f"{unknown.target.iloc[0]}: split {unknown.split.iloc[0]!r} is none of "
+                                      f"{', '.join(SPLITS)}")
     return images, {split: sorted(images[images.split == split].identity.unique()) for split in SPLITS}
 
 # %% ../../nbs/8_real_datasets/07_import.ipynb #d5a9ac3b
@@ -149,7 +155,7 @@ def without_doubles(images, left):
     "The images without those of a modality that a row has already; these are added to `left`."
     double = images.duplicated(["modality", "row"])
     first = images[~double].set_index(["modality", "row"]).target
-    left += [(i.target, f"the same person, camera and frame as {first[i.modality, i.row]}")
+    left += [(i.target, f"the same person, camera, scenario and frame as {first[i.modality, i.row]}")
              for i in images[double].itertuples()]
     return images[~double]
 
@@ -180,12 +186,12 @@ def described(name, images, identities, modalities, pairing, ranges, made):
 TAKEN = ("rendered", *OFFICIAL, "raw", "packed")
 
 def _target(name, source, force, root):
-    "The new folder; `InputError` if its name cannot be used, or if the originals lie in it."
-    folder, source = Path(root, "data", name), Path(source)
+    "The new folder; `InputError` if its name cannot be used, or if there is anything but a dataset."
+    folder = Path(root, "data", name)
     if not re.fullmatch(r"\w+", name): raise InputError(f"{name!r}: a dataset's name has letters, digits and _ only")
     if name in TAKEN: raise InputError(f"{name!r}: this name is taken; choose another")
-    if not source.exists(): raise InputError(f"{source}: no such folder or table")
-    if source.resolve().is_relative_to(folder.resolve()): raise InputError(f"{source}: lies in the new folder")
+    if not Path(source).exists(): raise InputError(f"{source}: no such folder or table")
+    require_own(folder, lambda names: "dataset.json" in names)
     if os.path.lexists(folder) and not force: raise InputError(f"{folder}: exists already; --force replaces it")
     return folder
 
@@ -197,6 +203,8 @@ def import_people(name, source, *, pattern=PATTERN, shares=(.5, .1, .4), seed=0,
     `InputError` names what cannot be used."""
     folder = _target(name, source, force, root)
     images, left = images_in_folders(source, pattern) if Path(source).is_dir() else images_in_table(source)
+    own = [file for file in (source, *images.file) if Path(file).resolve().is_relative_to(folder.resolve())]
+    if own: raise InputError(f"{own[0]}: lies in {folder}, which would be replaced; move your originals elsewhere")
     images = with_facts(images, left)
     if images.empty: raise InputError(f"{source}: no image can be read, for example {': '.join(left[-1])}")
     images, identities = with_splits(images, shares, seed)
@@ -228,10 +236,12 @@ def summary_lines(folder, info, images, left, stated=()):
     lines += pd.concat([people, counted]).to_string().splitlines()
     for m, about in info.modalities.items():
         if not about.range: continue
-        low, high = about.range
         modes = ", ".join(sorted(images[images.modality == m]["mode"].unique()))
         origin = "as stated" if m in stated else "proposed from the training images; change it in dataset.json"
-        lines.append(f"{m}: mode {modes}; range {low:g} to {high:g}, {origin}")
+        lines.append(f"{m}: mode {modes}; range {about.range[0]:g} to {about.range[1]:g}, {origin}")
+    for m in [m for m in info.modalities if m not in ORDER]:
+        lines.append(f"{m}: the network that ships knows {', '.join(ORDER)} only; if it is one of them, rename the "
+                     f"folder {m} (for infrared to `ir`) and import with --force")
     reasons = {}
     for path, reason in left: reasons.setdefault(reason, []).append(path)
     for reason, paths in reasons.items():

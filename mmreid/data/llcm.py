@@ -11,9 +11,8 @@ import re
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError
+from ..core import InputError, read_text
 from .official import differing_counts, missing_images, names_in, official_root, there
-from .regdb import read_text
 from .samples import KEYS, Dataset, DatasetInfo
 from .sysu import read_ids
 
@@ -92,6 +91,6 @@ def write_llcm(root, parts, each=2, cameras=(1, 4)):
                 if part == "train": lists[kind] += [f"{path} {label}\n" for path in own]
                 paths += own
     root.mkdir(parents=True, exist_ok=True)
-    for kind, lines in lists.items(): (root / f"train_{kind}.txt").write_text("".join(lines))
-    (root / "test_id.txt").write_text(",".join(map(str, parts["test"])) + "\n")
+    for kind, lines in lists.items(): (root / f"train_{kind}.txt").write_text("".join(lines), encoding="utf-8")
+    (root / "test_id.txt").write_text(",".join(map(str, parts["test"])) + "\n", encoding="utf-8")
     return paths

@@ -59,7 +59,7 @@ KINDS = {"rgb": "", "depth": "_depth"}
 def rgbd_table(frames, runs, present, stem):
     "The sample table, of division 1; frames: {modality: {identity: names}}; present: the paths that are there."
     part_of, rows = {i: part for part, people in runs["1"].items() for i in people}, []
-    for identity in frames["rgb"]:
+    for identity in frames["rgb"] | frames["depth"]:
         names = {m: set(frames[m].get(identity, ())) for m in KINDS}
         for name in sorted(set.union(*names.values())):
             paths = [f"{stem}{kind}/images/{name}" for kind in KINDS.values()]
@@ -116,6 +116,6 @@ def write_rgbd(root, stem, people=8, each=6, divisions=5):
     for kind in KINDS.values():
         (root / f"{stem}{kind}").mkdir(parents=True, exist_ok=True)
         for file, content in (("meta", meta), ("splits", splits)):
-            (root / f"{stem}{kind}/{file}.json").write_text(json.dumps(content))
+            (root / f"{stem}{kind}/{file}.json").write_text(json.dumps(content), encoding="utf-8")
     return [f"{stem}{kind}/images/{n}" for kind in KINDS.values() for own in meta["identities"] for names in own
             for n in names]

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError
+from ..core import InputError, read_text
 from .official import OFFICIAL, differing_counts, names_in, official_root
-from .regdb import read_text
 from .samples import KEYS, Dataset, DatasetInfo
 
 # %% ../../nbs/8_real_datasets/02_sysu.ipynb #a0bcc128
@@ -38,7 +37,7 @@ def read_mat(path, name):
 def _numbers(path):
     "The numbers of a list, `.txt` or `.mat`, as text."
     if path.suffix == ".mat": return [str(n).removesuffix(".0") for n in np.ravel(read_mat(path, "id"))]
-    return [n.strip() for n in read_text(path).replace("\n", ",").split(",") if n.strip()]
+    return [n.strip() for n in ",".join(read_text(path).splitlines()).split(",") if n.strip()]
 
 def read_ids(path):
     "The identities of one list, `.txt` or `.mat`, as their folders are named: `0006`; `InputError` for anything else."
@@ -152,9 +151,10 @@ def read_sysu(root):
 
 # %% ../../nbs/8_real_datasets/02_sysu.ipynb #d391f9a0
 def _drawn_orders(random, frames, trials):
-    "(trials, frames) uint8: a permutation of 1 … `frames` per trial, in the form of the official file."
-    if not frames: return np.zeros((trials, 0), np.uint8)
-    return random.permuted(np.tile(np.arange(1, frames + 1), (trials, 1)), axis=1).astype(np.uint8)
+    "(trials, frames): a permutation of 1 … `frames` per trial; uint8, as in the official file, or uint16."
+    kind = np.uint8 if frames < 256 else np.uint16
+    if not frames: return np.zeros((trials, 0), kind)
+    return random.permuted(np.tile(np.arange(1, frames + 1), (trials, 1)), axis=1).astype(kind)
 
 def write_permutations(root, counts, trials=TRIALS, seed=0):
     "Write a look-alike of `exp/rand_perm_cam.mat` for `counts` {(camera, identity): frames}; for examples and tests."

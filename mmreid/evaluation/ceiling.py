@@ -37,7 +37,7 @@ def weighed(network, weights):
     try: yield network
     finally: network.attention.modal = own
 
-def simplex(modalities, steps=5):
+def simplex(modalities, steps=6):
     "All weights (n, M) that are multiples of 1 / `steps` and sum to 1."
     points = [p for p in itertools.product(range(steps + 1), repeat=modalities) if sum(p) == steps]
     return np.array(points) / steps
@@ -93,10 +93,10 @@ def ceiling(model):
 def best_on_other_half(values, identities, points):
     """Values (Q,) and weights (Q, M): for each half of the `identities` (Q,) those of the point best on the other.
 
-    values: (n, Q), of the n `points` (n, M)."""
+    values: (n, Q), of the n `points` (n, M). NaN where there is no other identity to choose on."""
     half = pd.factorize(identities)[0] % 2
-    best, weights = np.empty(len(identities)), np.empty((len(identities), points.shape[1]))
-    for own in (0, 1):
+    best, weights = np.full(len(identities), np.nan), np.full((len(identities), points.shape[1]), np.nan)
+    for own in (0, 1) if half.any() else ():
         point = values[:, half != own].mean(1).argmax()
         best[half == own], weights[half == own] = values[point, half == own], points[point]
     return best, weights

@@ -63,7 +63,7 @@ def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
     packed: tuples, or single images as `joined_by_identity` returns them; these are *paired* too.
 
     `similarity`, `side_by_side` (for paired tuples) and `labels` as in `measure`. `InputError` for any other split
-    than `test`."""
+    than `test`, or if no question has an answer."""
     questions, rows, queries = official_questions(packed), [], []
     ranking = list(zip(questions, rank_questions(questions, similarity)))
     if side_by_side:
@@ -77,6 +77,7 @@ def measure_official(packed, similarity, evaluate, side_by_side=None, **labels):
             found, own = with_reranked(trials, similarity, evaluate, found, own)
         rows.append(labelled(found, trials[0], evaluate).assign(**labels))
         queries.append(labelled(own, trials[0], evaluate))
+    if not rows: raise InputError(f"{packed.info.name}: no query has its identity in the gallery of its question")
     note = ", with pseudo-depth" if "pseudo-depth" in packed.modalities else ""
     tables = (pd.concat(parts, ignore_index=True) for parts in (rows, queries))
     metrics, queries = (table.assign(setting=table.setting + note) for table in tables)

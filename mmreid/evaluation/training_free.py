@@ -17,6 +17,7 @@ import pandas as pd
 from ..core import InputError
 from .descriptors import background, colour_histogram, grey_histogram, unit
 from ..ranking.metrics import rank_metrics
+from ..ranking.protocols import Retrieval
 
 # %% ../../nbs/5_training/13_training_free.ipynb #b97c0491
 def choose(score, grid):
@@ -63,9 +64,9 @@ def describe(name, kind, images, mask, camera, *, centre=False, chunk=256, **set
 # %% ../../nbs/5_training/13_training_free.ipynb #443b7caa
 def mean_average_precision(similarity, table):
     "mAP of a similarity matrix (n, n) between the rows of a sample table; 0 if no query is valid."
-    identity, camera = (pd.factorize(table[c])[0] for c in ("identity", "camera"))
-    excluded = (identity[:, None] == identity) & (camera[:, None] == camera)
-    metrics = rank_metrics(-similarity, identity, identity, excluded=excluded)
+    rows, identity = np.arange(len(table)), table["identity"].to_numpy()
+    each = Retrieval("any", (), (), rows, rows, identity, table["camera"].to_numpy())
+    metrics = rank_metrics(-similarity, identity, identity, excluded=each.excluded)
     return metrics.mAP if metrics.valid else 0.
 
 # %% ../../nbs/5_training/13_training_free.ipynb #b6b20a63

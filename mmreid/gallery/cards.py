@@ -173,7 +173,7 @@ def write_cards(data="data/rendered", out="docs/cards"):
     texts = {"rendered-people.md": datasheet(dataset), "best-shared.md": model_card()}
     write_json(Path(out, "rendered-people.json"), croissant(dataset))
     for name, text in texts.items():
-        with atomic_path(Path(out, name)) as temporary: temporary.write_text(text)
+        with atomic_path(Path(out, name)) as temporary: temporary.write_text(text, encoding="utf-8")
 
 def main():
     "Write `docs/cards`; returns the exit status."

@@ -21,7 +21,7 @@ import mmreid
 from ..core import InputError, subset_name
 from ..data.augment import ImageTransform
 from ..data.batches import ImageStore
-from ..data.images import upright
+from ..data.images import loaded
 from ..data.packed import open_packed
 from ..methods.checkpoints import read_description
 from ..models.network import whole
@@ -63,7 +63,8 @@ def own_image(name, content, channels, size):
 
     `InputError` for what is no image, has more than 8 bits per value or does not have a person's shape."""
     try:
-        with Image.open(io.BytesIO(content)) as opened: image = upright(opened).copy()
+        with Image.open(io.BytesIO(content)) as opened: image = loaded(opened, name)
+    except InputError: raise
     except Exception:      # each kind of damage has its own error in Pillow
         raise InputError(f"{name} is no image that can be read; choose a PNG or JPEG file.") from None
     if image.mode[0] in "IF":

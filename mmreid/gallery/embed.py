@@ -22,7 +22,7 @@ from ..core import InputError, atomic_path, only_writer, progress, require_own, 
 from ..data.image_source import image_source
 from ..data.images import decode
 from ..data.samples import KEYS, read_table
-from ..data.sources import RAW_FOLDERS, open_source
+from ..data.sources import RAW_FOLDERS, dataset_place, is_dataset, open_source
 from ..data.streamed import streamed_tensors
 from ..models.embeddings import subset_passes
 from ..models.network import joined, whole
@@ -52,6 +52,12 @@ class Gallery:
 
     @property
     def modalities(self): return tuple(self.made["modalities"])
+
+    def require_checkpoint(self, own):
+        "`InputError` unless the checkpoint with the hash `own`, that of a query, embedded the items."
+        if own != self.made["checkpoint"]:
+            raise InputError(f"{self.folder}: embedded by the checkpoint {self.made['checkpoint'][:12]}, the query by "
+                             f"{own[:12]}; embed both with the same: give --checkpoint")
 
     @property
     def subsets(self):
@@ -134,7 +140,8 @@ def _described(source, embedder, out):
     unknown = [m for m in data.modalities if m not in embedder.modalities]
     if unknown:
         raise InputError(f"{data.folder}: the network knows {', '.join(embedder.modalities)}, but not {unknown[0]!r}; "
-                         "take a checkpoint that was trained with it, or the modality out of dataset.json")
+                         "take a checkpoint that was trained with it or, if it is one of these, rename the folder of "
+                         "its images (to `ir` for infrared) and import with --force")
     raw = (data.folder / "dataset.json", data.folder / "packed.json")
     place = os.path.relpath(data.folder, out) if any(path.exists() for path in raw) else data.info.name
     return {"checkpoint": embedder.hash, "data": source.hash, "name": data.info.label, "kind": data.info.kind,
@@ -189,8 +196,8 @@ def embed_dataset(source, out, embedder=None, split=None, batch_size=64):
     whole or not at all. `InputError` for images that cannot be embedded, and for a folder `out` of something else."""
     out, embedder = Path(out), embedder or load_embedder()
     require_own(out, lambda names: "embeddings.safetensors" in names)
-    folder = any(Path(source, name).exists() for name in ("packed.json", "dataset.json"))
-    images = image_source(source if folder else open_source(str(source)), embedder.size, split)
+    name, folder = dataset_place(source)
+    images = image_source(folder if is_dataset(folder) else open_source(name), embedder.size, split)
     made = _described(images, embedder, out)
     def kept(): return (out / "embeddings.safetensors").exists() and made.items() <= _read(out).items()
     if kept(): return open_gallery(out)

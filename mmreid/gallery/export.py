@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mmreid
-from ..core import InputError, atomic_path, file_hash, optional, subset_name, subsets
+from ..core import InputError, atomic_path, file_hash, optional, require_own, subset_name, subsets
 from ..data.augment import ImageTransform
 from ..methods.checkpoints import image_size, load_network, read_description
 from ..models.backbone import Backbone
@@ -219,14 +219,14 @@ def export(checkpoint=SHIPPED, out="build/export", formats=tuple(WRITERS), size=
     """Write a checkpoint for other programs below the folder `out`; [{file, megabytes, difference}].
 
     `size`: (height, width) of the images, by default that of its training. `InputError` for what is no checkpoint, a
-    method that cannot be exported, a missing package, and a file that differs from PyTorch, which is not written."""
+    method that cannot be exported, a missing package, a folder `out` of other things, and a file that differs."""
+    require_own(out, lambda names: any(name.endswith(tuple(WRITERS)) for name in names))
     for name in EXTRA if "onnx" in formats else (): optional(name, "the format onnx", "export")
     size = image_size(size or read_description(checkpoint)["size"])
     network, statistics = load_network(checkpoint)
     program, written = traced(network, statistics, size), []
     texts = description(checkpoint, network, size, output_width(program))
-    for name in formats:
-        path = Path(out, f"{Path(checkpoint).stem}.{name}")
+    for name, path in {n: Path(out, f"{Path(checkpoint).stem}.{n}") for n in formats}.items():
         with atomic_path(path) as temporary:
             WRITERS[name](program, temporary, texts)
             difference = check_export(temporary, network, statistics, size)      # an error removes the file

@@ -142,9 +142,7 @@ def search(
     if k < 1: raise InputError(f"k must be at least 1, not {k}")
     for name, value, known in (("index", index, ("flat", *BUILD)), ("leave_out", leave_out, (None, "same", "camera"))):
         if value not in known: raise InputError(f"{name}={value!r} is none of {', '.join(map(repr, known))}")
-    if queries.checkpoint != gallery.made["checkpoint"]:
-        raise InputError(f"{gallery.folder}: embedded by the checkpoint {gallery.made['checkpoint'][:12]}, the query "
-                         f"by {queries.checkpoint[:12]}; embed both with the same")
+    gallery.require_checkpoint(queries.checkpoint)
     subset = gallery.ordered(subset or gallery.modalities)
     rows, e = gallery.matrix(subset)
     left_out = _left_out(gallery, queries, rows, leave_out, without)
@@ -168,6 +166,7 @@ def search_figure(gallery, searches, *, length=5, title="Search"):
     """A line per query: its images, then the first `length` items that were found.
 
     searches: [(queries, found, subset of the gallery)], `found` by `search`."""
+    optional("seaborn", "a figure", "pipeline")
     from mmreid.report.figures import DATA, new_figure, theme
     from mmreid.report.figures_ranking import RIGHT, WRONG
     lines = [(queries, q, found[found["query"] == q][:length], subset) for queries, found, subset in searches

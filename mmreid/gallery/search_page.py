@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'KINDS', 'VERDICTS', 'shortened', 'about', 'query_name', 'as_text', 'table_lines', 'picture_address',
-           'page_item', 'write_page']
+           'page_item', 'require_page', 'write_page']
 
 # %% ../../nbs/8_real_datasets/11_search_page.ipynb #e7ebc016
 import base64, io
 from importlib.resources import files
+from pathlib import Path
 
 from PIL import Image
 
-from ..core import atomic_path, subset_name
+from ..core import InputError, atomic_path, optional, require_own_page, subset_name
 
 # %% ../../nbs/8_real_datasets/11_search_page.ipynb #67fb8aef
 WIDTH = 100
@@ -78,14 +79,23 @@ def page_item(gallery, item, subset):
             "lines": seen + (["weights " + ", ".join(weights)] if weights else []),
             "picture": picture_address(tuple_image(gallery.source, item.row, subset))}
 
+def require_page(path):
+    "`InputError` unless `path` is that of an HTML file which is not there, or is such a page."
+    require_own_page(path, b"<title>Search in ")
+
 def write_page(path, gallery, queries, found, subset, index="flat"):
-    "Write the result of a search as one HTML file that needs nothing else; arguments as for `as_text`."
-    from jinja2 import Environment
+    """Write the result of a search as one HTML file that needs nothing else; arguments as for `as_text`.
+
+    `InputError` as for `require_page`, and for a package that is missing."""
+    require_page(path)
+    Environment = optional("jinja2", "a page", "pipeline").Environment
+    optional("seaborn", "a page", "pipeline")
     from mmreid.report.figures_ranking import tuple_image
-    template = Environment(autoescape=True).from_string(files("mmreid.gallery").joinpath("search.html").read_text())
+    form = files("mmreid.gallery").joinpath("search.html").read_text("utf-8")
     shown = [{"title": query_name(queries, q), "lines": queries.subset,
               "picture": picture_address(tuple_image(queries, q, queries.subset)),
               "found": [page_item(gallery, item, subset) for item in found[found["query"] == q].itertuples()]}
              for q in range(len(queries.embeddings))]
+    template = Environment(autoescape=True).from_string(form)
     page = template.render(name=gallery.made["name"], about=about(gallery, subset, index), queries=shown)
-    with atomic_path(path) as temporary: temporary.write_text(page)
+    with atomic_path(path) as temporary: temporary.write_text(page, encoding="utf-8")

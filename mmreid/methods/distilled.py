@@ -9,8 +9,10 @@ __all__ = ['TEACHER', 'METHOD', 'Similarities', 'DistilledSettings', 'TaughtEmbe
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,7 +36,7 @@ TEACHER = "mmreid.course", "assets/best-shared.safetensors"      # the network t
 
 class DistilledSettings(WeightedSettings):
     "Those of `weighted`, and the first twelve digits of the hash of the teacher's file."
-    teacher: str
+    teacher: Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
 @dataclass(frozen=True)
 class TaughtEmbedding(OwnedEmbedding):

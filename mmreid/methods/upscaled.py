@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from ..config import Count, Share, Strict
 from ..data.batches import moved
 from ..data.host import positions, sent
+from ..models.suppression import drawn_for
 from .registry import Method
 from .weighted import OwnedEmbedding, Weighted, WeightedSettings
 
@@ -30,8 +31,7 @@ def made_small(images, height):
 
 def some_made_small(images, share, heights):
     "Images (N, 3, H, W), each with probability `share` `made_small` to one of `heights`; and which (N,) bool."
-    chosen = torch.rand(len(images)) < share
-    number = torch.randint(len(heights), (len(images),))
+    chosen, number = drawn_for(len(images), lambda n: (torch.rand(n) < share, torch.randint(len(heights), (n,))))
     changed = images.clone()
     for n, height in enumerate(heights):
         rows = moved((chosen & (number == n)).nonzero()[:, 0], images.device)

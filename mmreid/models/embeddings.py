@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..core import progress
+from ..core import InputError, progress, subset_name
 from .network import Passes, joined
 
 # %% ../../nbs/3_method/08_embeddings.ipynb #d4b36015
@@ -38,18 +38,19 @@ def embed(network, transform, store, index, subsets, batch_size, accelerator, de
     normalises them. `part`: of an `Embedding`, e or another such as A, or several names, side by side. `flip`: with
     the mirrored images. The network is put into evaluation mode and back."""
     training, parts = network.training, [part] if isinstance(part, str) else part
-    network.eval()
     masks = torch.tensor([[m in s for m in store.modalities] for s in subsets], device=store.device)
     found = dict.fromkeys(subsets)
-    for start in progress(range(0, len(index), batch_size), desc=desc):
-        images, present = store.gather(index[start:start + batch_size])
-        passes = subset_passes(present, masks)
-        e = embedded(network, transform, images, present, joined(*passes), parts, accelerator, flip).cpu().numpy()
-        ends = np.cumsum([len(p.owner) for p in passes])
-        for s, p, rows in zip(subsets, passes, np.split(e, ends[:-1])):
-            if found[s] is None: found[s] = np.full((len(index), e.shape[1]), np.nan, np.float32)
-            found[s][start + p.owner.cpu().numpy()] = rows
-    network.train(training)
+    network.eval()
+    try:
+        for start in progress(range(0, len(index), batch_size), desc=desc):
+            images, present = store.gather(index[start:start + batch_size])
+            passes = subset_passes(present, masks)
+            e = embedded(network, transform, images, present, joined(*passes), parts, accelerator, flip).cpu().numpy()
+            ends = np.cumsum([len(p.owner) for p in passes])
+            for s, p, rows in zip(subsets, passes, np.split(e, ends[:-1])):
+                if found[s] is None: found[s] = np.full((len(index), e.shape[1]), np.nan, np.float32)
+                found[s][start + p.owner.cpu().numpy()] = rows
+    finally: network.train(training)
     return found
 
 # %% ../../nbs/3_method/08_embeddings.ipynb #5d992cb1
@@ -65,9 +66,13 @@ def similarity(network, embeddings):
 
 # %% ../../nbs/3_method/08_embeddings.ipynb #f3889f32
 def concatenated(network, embeddings):
-    "As `similarity`, for tuples as their images side by side: the mean over the modalities that both sides have."
+    """As `similarity`, for tuples as their images side by side: the mean over the modalities that both sides have.
+
+    It raises `InputError` where they share none."""
     alone = similarity(network, embeddings)
     def between(query, query_subset, gallery, gallery_subset):
         shared = [(m,) for m in query_subset if m in gallery_subset]
+        if not shared:
+            raise InputError(f"{subset_name(query_subset)} and {subset_name(gallery_subset)} share nothing")
         return sum(alone(query, m, gallery, m) for m in shared) / len(shared)
     return between

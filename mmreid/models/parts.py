@@ -18,7 +18,7 @@ from .suppression import Part, computing
 def part_of(present, kept, which, rows, seed):
     "The `Part` of the samples `rows` (n,), ascending, of a batch; other arguments as in `training_passes`."
     passes = training_passes(present, kept, which)
-    return Part(passes.mask, torch.isin(passes.owner, rows).nonzero()[:, 0], seed)
+    return Part(passes.mask, torch.isin(passes.owner, rows).nonzero()[:, 0], seed, present, rows)
 
 def split_rows(samples, parts):
     "Positions of `samples` in so many `parts` of equal size, but for a difference of one."

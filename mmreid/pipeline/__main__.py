@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'prepare_stages', 'bring_up_to_date', 'run', 'run_again', 'readme', 'listed', 'shares', 'part', 'ranges',
-           'as_size', 'as_images', 'as_subset', 'from_root', 'require_own', 'ended', 'main']
+           'as_size', 'as_images', 'as_checkpoint', 'as_subset', 'from_root', 'check', 'import_dataset', 'ended',
+           'main']
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #f3909867
 import os, re, sys, time
@@ -61,8 +62,8 @@ def readme():
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #71151ccb
 def listed(context, parameter, text):
     "The parts of `1,2,3`, which differ."
-    found = [part.strip() for part in text.split(",") if part.strip()]
-    if not found: raise click.BadParameter("at least one, with commas between them")
+    found = [part.strip() for part in text.split(",")]
+    if "" in found: raise click.BadParameter(f"{text!r}: at least one, with commas between them, and none is empty")
     if len(set(found)) < len(found): raise click.BadParameter(f"{text}: one of them is there twice")
     return found
 
@@ -80,8 +81,9 @@ def ranges(context, parameter, texts):
     "{modality: [low, high]} of `depth=600,4500` and others."
     found = {}
     for modality, _, ends in (text.partition("=") for text in texts):
-        found[modality] = shares(context, parameter, ends)
-        if len(found[modality]) != 2: raise click.BadParameter(f"{modality}={ends}: as in depth=600,4500")
+        try: low, high = map(float, ends.split(","))
+        except ValueError: raise click.BadParameter(f"{modality}: write it as in depth=600,4500") from None
+        found[modality] = [low, high]
     return found
 
 def as_size(context, parameter, text):
@@ -99,21 +101,80 @@ def as_images(context, parameter, texts):
     if len(dict(pairs)) < len(pairs): raise click.BadParameter("one image of a modality, not two")
     return dict(pairs)
 
+def as_checkpoint(context, parameter, path):
+    "The file of a checkpoint, that in the folder of a training, or None; `InputError` for what is none."
+    from mmreid.methods.checkpoints import load_network
+    if path is None: return None
+    if path.is_dir(): path = path / "model.safetensors"
+    if not path.exists(): raise InputError(f"{path}: no such file")
+    try: load_network(path)
+    except InputError: raise InputError(f"{path}: damaged, or no checkpoint of this library") from None
+    return path
+
 def as_subset(context, parameter, text):
     "The modalities of `rgb+ir`, or None."
     return text and tuple(text.split("+"))
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #aedf452c
 def from_root(*paths):
-    "Change to the repository's root; returns `paths`, each of them None or written where the user is, as seen from it."
+    """Change to the repository's root; returns `paths`, each None or as the user writes it, as seen from there.
+
+    `InputError` outside a repository."""
     here = Path.cwd()
-    at_root()
+    try: at_root()
+    except InputError as error: raise InputError(f"{error}: call mmreid inside the repository") from None
     return [path if path is None or here == Path.cwd() else here / path for path in paths]
 
-def require_own(out, names):
-    "`InputError` if the folder `out`, which will be replaced, has anything but `names`."
-    other = {path.name for path in out.iterdir()} - set(names) if out.is_dir() else None
-    if other: raise InputError(f"{out}: {min(other)} is there already; name a folder that does not exist")
+# %% ../../nbs/9_how_it_runs/10_command.ipynb #dffdffaf
+@app.command()
+@click.argument("name")
+@click.argument("root", type=click.Path(path_type=Path), required=False)
+@click.option("--all", "everything", is_flag=True, help="List all problems, not the first 20.")
+def check(name, root, everything):
+    """Check the dataset NAME: counts as JSON, problems on standard error.
+
+    NAME: regdb, sysu, llcm, rgbnt201, msvr310, biwi or robotpku (in data/raw, or in the folder ROOT), another dataset
+    in `data`, or a folder with one."""
+    from mmreid.config import read_params
+    from mmreid.data.check import main as check_official
+    from mmreid.data.own import report_check
+    from mmreid.data.sources import RAW_FOLDERS, dataset_place
+    if root is None or name not in RAW_FOLDERS:
+        root, seen = from_root(root, Path(name))
+        if root is None: name, root = dataset_place(name, seen)
+    if name in RAW_FOLDERS: return check_official([name, str(root), *(["--all"] if everything else [])])
+    return report_check(name, root, read_params().chosen, everything)
+
+# %% ../../nbs/9_how_it_runs/10_command.ipynb #9b6f970a
+@app.command("import")
+@click.argument("name")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--pattern", help="Of the paths below SOURCE; by default {modality}/{identity}/{camera}_{frame}.")
+@click.option("--split", default="0.5,0.1,0.4", show_default=True, callback=shares,
+              help="Shares of train, val and test, where SOURCE has no split.")
+@click.option("--seed", default=0, show_default=True, help="Of the division.")
+@click.option("--pairing", type=click.Choice(["tuple", "identity"]), help="What a row is; found out by default.")
+@click.option("--range", "bounds", multiple=True, callback=ranges, help="depth=600,4500: values that become 0 and 255.")
+@click.option("--link/--copy", default=False, show_default=True, help="Link to the images, or copy them.")
+@click.option("--force", is_flag=True, help="Replace data/NAME.")
+def import_dataset(name, source, pattern, split, seed, pairing, bounds, link, force):
+    """Make the dataset data/NAME from SOURCE, a folder of images or a CSV table. Originals are never changed.
+
+    A --pattern has {modality}, {identity} and {camera}, and may have {frame}, {split} (train, val, test) and
+    {scenario}. The network that ships knows the modalities rgb, ir and depth. A table has the columns identity and
+    camera, a column of paths for each modality (rgb, ir, …) and perhaps split and scenario.
+
+    To train and test, the quick profile needs two modalities, people whom two cameras saw and, with the default
+    --split, 16 people; to embed and search, any images do."""
+    from mmreid.config import read_params
+    from mmreid.data.importing import PATTERN, import_people
+    from mmreid.data.own import next_steps
+    from mmreid.data.samples import read_dataset
+    source, = from_root(source)
+    profile = read_params().chosen
+    lines = import_people(name, source, pattern=pattern or PATTERN, shares=split, seed=seed, pairing=pairing,
+                          ranges=bounds, link=link, force=force)
+    print(*lines, *next_steps(read_dataset(Path("data", name)), profile), sep="\n")
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #22871d3d
 def ended(app, words=None, name=None):

@@ -43,4 +43,4 @@ def write_readme(root="."):
     notebook = read_notebook(Path(root, "nbs/index.ipynb"))
     with tempfile.TemporaryDirectory() as folder:
         notebook = execute(notebook, None, Path(folder, "index.ipynb"), root)
-    with atomic_path(Path(root, "README.md")) as temporary: temporary.write_text(as_markdown(notebook))
+    with atomic_path(Path(root, "README.md")) as path: path.write_text(as_markdown(notebook), encoding="utf-8")

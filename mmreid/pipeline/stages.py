@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EACH', 'STAGES', 'ARGUMENTS', 'Stage', 'stage_arguments', 'instance_name', 'stage_settings', 'row_settings',
-           'prepared_path', 'needed', 'require_data', 'prepare', 'prepared_settings', 'at_root', 'opened']
+           'prepared_path', 'needed', 'require_data', 'require_weights', 'prepare', 'prepared_settings', 'at_root',
+           'opened']
 
 # %% ../../nbs/9_how_it_runs/04_stages.ipynb #5ca9280b
 import os
@@ -52,7 +53,7 @@ EACH = ("dataset", "variant", "seed")
 STAGES = {
     "render": Stage(groups=("rendered",)),
     "pack": Stage(("dataset",), ("pack",)),
-    "references": Stage(("dataset",), ("evaluate",)),
+    "references": Stage(("dataset",), ("model", "evaluate", "compute")),
     "train": Stage(EACH, ("model", "train", "compute")),
     "evaluate": Stage(EACH, ("model", "evaluate", "compute")),
     "analyse": Stage(EACH, ("model", "evaluate", "analyse", "compute"), variants="analysed_variants"),
@@ -122,7 +123,15 @@ def require_data(params, root="."):
     "`InputError` for the first dataset that is missing, or that cannot answer what the pipeline asks."
     from mmreid.data.own import require_answers     # imported here since pandas takes a second, and stages need it not
     require_sources(params.datasets, root)
+    require_weights(params, root)
     for sentence in require_answers(params.datasets, params.chosen, root): print(sentence)
+
+def require_weights(params, root="."):
+    "`InputError` for a variant whose `weights` are a file that is missing."
+    for name in dict.fromkeys([*needed("train", params), *needed("study-train", params)]):
+        weights = for_variant(params, name)[0].weights
+        if "." in weights and not Path(root, weights).is_file():
+            raise InputError(f"{Path(root, weights)}: no such file (model.weights of {name})")
 
 def prepare(root="."):
     "Check everything, then write the settings and the code of every stage; `InputError` names what cannot be used."
@@ -137,7 +146,7 @@ def prepare(root="."):
             for suffix, text in ((".yaml", settings), (".py", stage_code(notebook, root, also))):
                 target = folder / prepared_path(stage, variant, suffix).relative_to("results/prepared")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(text)
+                target.write_text(text, encoding="utf-8")
 
 def prepared_settings(stage, arguments, root="."):
     "The settings that `prepare` wrote for one run; `InputError` names the command that writes them."

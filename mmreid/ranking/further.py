@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import generator
-from .official import TRIALS, Official
+from .official import TRIALS, Official, together
 from .official import QUESTIONS as FIRST
 
 # %% ../../nbs/1_ranking/06_further.ipynb #c4f20759
@@ -30,7 +30,7 @@ def drawn_gallery(table, modality, trial):
     present = np.flatnonzero(table[modality] != "")
     sorted_by = table.iloc[present].assign(at=present).sort_values(["identity", camera, modality])
     groups = sorted_by.groupby(["identity", camera], sort=True)["at"]
-    return np.sort([lots.choice(list(own)) for _, own in groups])
+    return together([lots.choice(list(own))] for _, own in groups)
 
 def llcm_questions(table):
     "Both directions on LLCM, each a list of ten trials; `table` as `joined_by_identity` returns it."
@@ -81,14 +81,13 @@ def rgbd_questions(table):
     both = np.flatnonzero((table[["rgb", "depth"]] != "").all(axis=1))
     first = _drawn(table, both, "queries")
     half = {i: min(FRAMES, len(own) // 2) for i, own in first.items()}
-    query = np.sort(np.concatenate([own[:half[i]] for i, own in first.items()]))
-    rest = np.sort(np.concatenate([own[half[i]:] for i, own in first.items()]))
+    query = together(own[:half[i]] for i, own in first.items())
+    rest = together(own[half[i]:] for i, own in first.items())
     nowhere, found = np.tile([-1, -2], (len(table), 1)), []
     for q, g in (("depth", "rgb"), ("rgb", "depth")):
         for shots in SHOTS:
             name = f"{q} to {g}, {shots} shot{'s' if shots > 1 else ''}, our draw"
-            galleries = [np.sort(np.concatenate([own[:shots] for own in _drawn(table, rest, n).values()]))
-                         for n in range(TRIALS)]
+            galleries = [together(own[:shots] for own in _drawn(table, rest, n).values()) for n in range(TRIALS)]
             found.append([Official("official", (q,), (g,), query, gallery, table.identity.to_numpy(),
                                    table.camera.to_numpy(), setting=name, location=nowhere) for gallery in galleries])
     return found

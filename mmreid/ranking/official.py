@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HALVES', 'MODES', 'SHOTS', 'TRIALS', 'SAME_PLACE', 'GALLERIES', 'QUESTIONS', 'REPORTED', 'HEADLINE', 'evenly_spread',
            'tuples_of', 'tuple_sources', 'values_at', 'tuple_table', 'joined_by_identity', 'Official',
-           'regdb_questions', 'official_gallery', 'seeded_gallery', 'sysu_questions', 'headlines', 'paired_questions',
-           'image_questions', 'rank_remaining', 'chunks_by_location', 'rank_trials', 'shared_by', 'rank_questions']
+           'regdb_questions', 'official_gallery', 'seeded_gallery', 'together', 'sysu_questions', 'headlines',
+           'paired_questions', 'image_questions', 'rank_remaining', 'chunks_by_location', 'rank_trials', 'shared_by',
+           'rank_questions']
 
 # %% ../../nbs/1_ranking/04_official.ipynb #57e2d2d4
 import random
@@ -128,7 +129,11 @@ def seeded_gallery(table, pool, shots, trial):
     def draw(own):
         if shots == 1: return [generator.choice(own)]
         return generator.sample(own, min(shots, len(own)))
-    return np.sort(np.concatenate([draw(list(pool[at])) for at in groups]))
+    return together(draw(list(pool[at])) for at in groups)
+
+def together(parts):
+    "Lists of positions as one array, sorted; an empty one of none."
+    return np.sort(np.concatenate([np.zeros(0, int), *parts]))
 
 GALLERIES = {"official": official_gallery, "seeded": seeded_gallery}
 

@@ -48,8 +48,8 @@ class Retrieval:
     @property
     def excluded(self):
         "(Q, G) bool: same identity and same camera. Computed on access, since it is as large as the distances."
-        identity, camera = (pd.factorize(values)[0] for values in (self.identity, self.camera))
-        pair = identity * (camera.max() + 1) + camera
+        identity, camera = (pd.factorize(v, use_na_sentinel=False)[0] for v in (self.identity, self.camera))
+        pair = identity * (camera.max(initial=0) + 1) + camera
         return pair[self.query][:, None] == pair[self.gallery]
 
     @property

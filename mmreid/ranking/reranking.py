@@ -33,11 +33,14 @@ def rerank(
     qq, # (Q, Q) distances between queries
     qg, # (Q, G) distances from queries to the gallery
     gg, # (G, G) distances within the gallery
-    k1=20, # neighbours that describe an image
+    k1=20, # images, the image itself among them, that describe an image
     k2=6, # neighbours over which descriptions are averaged
     mix=0.3, # λ, weight of the original distance
 ):
-    "(Q, G) k-reciprocal distances (Zhong et al., CVPR 2017; their defaults)."
+    """(Q, G) k-reciprocal distances (Zhong et al., CVPR 2017).
+
+    Not to the digit those of the authors' program: it takes k1 neighbours and the image itself, and squares and
+    normalises the distances first."""
     d = np.block([[qq, qg], [qg.T, gg]]).astype(np.float32)
     near, half = neighbours(d, k1), neighbours(d, k1 // 2)
     V = np.where(expanded(near & near.T, half & half.T), np.exp(-d), 0)

@@ -43,12 +43,14 @@ def as_runs(values, identities):
     """Values (Q, K) and identities (Q,) of each run, as two lists of R, and the K column names.
 
     values: (Q, K) or (Q,) of one run, or a list of those; identities: (Q,) for all runs, or a list with one for each.
-    `InputError` if the two lists differ in length."""
+    `InputError` if the two lists differ in length, or a run has no query."""
+    if not len(values): raise InputError("no query: there is nothing to average")
     one = isinstance(values, (pd.DataFrame, pd.Series, np.ndarray)) or np.ndim(values[0]) == 0
     runs = [values] if one else list(values)
     per_run = isinstance(identities, (list, tuple)) and np.ndim(identities[0]) > 0
     identities = list(identities) if per_run else [identities] * len(runs)
     if len(identities) != len(runs): raise InputError(f"{len(runs)} runs, but identities of {len(identities)}")
+    if not all(map(len, runs)): raise InputError("a run without a query: there is nothing to average")
     arrays = [np.asarray(run, dtype=float).reshape(len(run), -1) for run in runs]
     names = list(runs[0].columns) if isinstance(runs[0], pd.DataFrame) else list(range(arrays[0].shape[1]))
     return arrays, identities, names

@@ -145,6 +145,7 @@ def main(words=None):
     parser = argparse.ArgumentParser(prog="python -m mmreid.report.agreement", description=main.__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, by default 1")
     jobs = parser.parse_args(words).jobs
+    if jobs < 1: parser.error("--jobs: at least 1")
     try:
         packed, params = Packed.open("data/packed/rendered"), load_params()
         names = list(published("sysu"))

@@ -44,14 +44,14 @@ def timed_row(what, work, against, reference, rounds, share=1.0, warm=True, **va
 # %% ../../nbs/7_claims/11_benchmarks.ipynb #dd3d4dbc
 def _resident(name):
     "A line of /proc/self/status, in megabytes; NaN if it is not there."
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), float("nan"))
 
 def peak_memory(work):
     "The megabytes by which the memory of this process is larger at the most during `work()`; NaN where not reported."
     try:
         if hasattr(libc := ctypes.CDLL(None), "malloc_trim"): libc.malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         before = _resident("VmRSS")
     except OSError: before = float("nan")
     work()
@@ -79,7 +79,7 @@ def machine():
     "The name of the processor, the number of cores, and the GPU if PyTorch has found one."
     model = platform.processor()
     if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     torch = sys.modules.get("torch")
     gpu = f", {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else ""

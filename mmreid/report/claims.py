@@ -10,11 +10,10 @@ __all__ = ['Metric', 'AnyClaim', 'CLAIMS', 'Claim', 'Published', 'Figure', 'Marg
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..config import Strict
-from ..core import InputError
+from ..core import InputError, read_yaml
 
 # %% ../../nbs/7_claims/01_claims.ipynb #9f17c22c
 Metric = Literal["rank1", "mAP"]
@@ -94,8 +93,10 @@ AnyClaim = Annotated[Figure | Margin | Statistic | Ordering | Weight | Compariso
 CLAIMS = Path(__file__).with_name("claims.yaml") if "__file__" in globals() else Path("../../mmreid/report/claims.yaml")
 
 def read_entries(path, kind):
-    "{name: entry} of a YAML file, each entry a `kind`; `InputError` names the file, the entry and the faulty key."
-    try: return TypeAdapter(dict[str, kind]).validate_python(yaml.safe_load(Path(path).read_text()))
+    """{name: entry} of a YAML file, each entry a `kind`.
+
+    `InputError` as for `read_yaml`, or with the entry and the faulty key."""
+    try: return TypeAdapter(dict[str, kind]).validate_python(read_yaml(path))
     except ValidationError as error:
         faults = [f"{path}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise InputError("; ".join(faults)) from None

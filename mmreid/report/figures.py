@@ -56,7 +56,7 @@ VARIANT_STYLES = {name: Style(OKABE_ITO[colour], dash, marker) for name, colour,
     ("full", "vermillion", "-", "D"), ("early", "orange", DOTTED, "v"), ("late", "purple", LONG, "P"),
     ("baseline-joint-loss", "blue", DASHED, "X"), ("baseline-stripes", "black", DASHED, "$\\equiv$"),
     ("best", "vermillion", DASHED, "$\\star$"),
-    ("histogram", "grey", DOTTED, "h"), ("background", "grey", DASHED, "*"),
+    ("histogram", "grey", DOTTED, "h"), ("background", "grey", DASHED, "*"), ("frozen", "sky", LONG, "$\\otimes$"),
     ("id-triplet", "blue", "-", "p"), ("agw", "sky", "-", "<"), ("ddag", "green", "-", ">"),
     ("deen", "orange", "-", "d"), ("hctri", "purple", "-", "8"), ("caj", "blue", DOTTED, "H"),
     ("token-permutation", "grey", "-", "s"),
@@ -223,7 +223,6 @@ def discriminator_curves(frames, *, data, probe=None, title="Discriminator and p
     `InputError` if no run has a discriminator."""
     frames = {run: frame for run, frame in frames.items() if ACCURACY in frame}
     if not frames: raise InputError("discriminator curves: no run has a discriminator of modalities")
-    variants = [variant_of(run) for run in frames]
     chance = np.mean([frame[CHANCE].mean() for frame in frames.values()])
     with theme():
         fig = new_figure(10, 3.9, title, data, profile)
@@ -231,20 +230,20 @@ def discriminator_curves(frames, *, data, probe=None, title="Discriminator and p
                                     squeeze=False)[0]
         draw_runs(left, frames, run_names(frames), ACCURACY, top=1.05)
         left.set(title="discriminator, on training images", xlabel="step", ylabel="modality recognised, share")
-        for axis in right: _draw_probe(axis, probe[(probe.metric == "accuracy") & probe.variant.isin(variants)])
-        for axis in (left, *right): axis.axhline(chance, color=".3", ls=(0, (5, 3)), lw=1.2)
+        left.axhline(chance, color=".3", ls=(0, (5, 3)), lw=1.2)
+        for axis in right: _draw_probe(axis, probe[probe.metric == "accuracy"], chance)
         left.annotate("chance", (0, chance), (4, -4), textcoords="offset points", va="top", color=".3")
     return fig
 
-def _draw_probe(axis, accuracy):
-    "The accuracy (facts, percent) of the linear probe for each variant, with its interval, as a share."
-    for i, row in enumerate(accuracy.itertuples()):
-        value, low, high = (x / 100 for x in (row.value, row.low, row.high))
-        interval = None if np.isnan(low) else [[value - low], [high - value]]
-        axis.errorbar(i, value, interval, ms=8, **style_of(row.variant).dot)
-        below = dict(xytext=(0, -9), textcoords="offset points", ha="center", va="top")
-        axis.annotate(f"{row.value:.0f} %", (i, value), **below)
-    names = [name.replace("-", "-\n", 1) for name in accuracy.variant]
-    axis.set_xticks(range(len(names)), names)
-    axis.set(title="linear probe, test people", xlim=(-.6, len(names) - .4), ylim=(0, 1.05))
-    axis.grid(axis="x", visible=False)
+def _draw_probe(axis, accuracy, chance):
+    "The accuracy (facts, percent) of the linear probe for each variant, with its interval, as a share; a line each."
+    at = -np.arange(len(accuracy))
+    for y, row in zip(at, accuracy.itertuples()):
+        style = style_of(row.variant)
+        if not np.isnan(row.low): axis.hlines(y, row.low / 100, row.high / 100, color=style.colour, lw=2.5, alpha=.6)
+        axis.plot(row.value / 100, y, ls="", ms=8, **style.dot)
+    axis.set_yticks(at, accuracy.variant)
+    axis.axvline(chance, color=".3", ls=(0, (5, 3)), lw=1.2)
+    axis.set(title="linear probe, test people", xlabel="modality recognised, share", xlim=(0, 1.05),
+             ylim=(-len(accuracy) + .4, .6))
+    axis.grid(axis="y", visible=False)

@@ -117,6 +117,9 @@ def draw_kinds(axis, rows, order):
         axis.plot(row.published, y, **PUBLISHED)
         axis.plot(row.claimed, y, **STATED)
         draw_measured(axis, y, row)
+        refused = getattr(row, "note", "")
+        if isinstance(refused, str) and refused:
+            axis.text(4, y, refused.partition(":")[0], color=".35", va="center", fontsize=9)
     if rows.chance.notna().any(): axis.axvline(rows.chance.dropna().iloc[0], color=".4", ls=(0, (1, 2)))
 
 # %% ../../nbs/7_claims/08_figures_claims.ipynb #dd098cf7
@@ -194,8 +197,11 @@ def claims_picture(ledger, *, data, title="The paper's claims", profile="", wrap
 def draw_counts(axis, lines, y):
     "How many verdicts there are of each sort, and what the two columns of tiles are."
     counts = pd.concat([lines.rank1, lines.mAP]).value_counts()
-    for i, name in enumerate(VERDICTS):
-        draw_verdict(axis, 1.35 + 1.42 * i, y, name)
-        axis.text(1.5 + 1.42 * i, y, f"{name}: {counts.get(name, 0)}", fontsize=9, va="center")
+    x = 1.35
+    for name in VERDICTS:
+        text = f"{name}{', or contradicted' * (name == 'does not hold')}: {counts.get(name, 0)}"
+        draw_verdict(axis, x, y, name)
+        axis.text(x + .15, y, text, fontsize=9, va="center")
+        x += .42 + .066 * len(text)
     for x, name in ((.35, "Rank-1"), (.8, "mAP")):
         axis.text(x, y, name, fontsize=9, color=".35", ha="center", va="center")

@@ -37,7 +37,8 @@ def tuple_image(source, position, subset, gap=GAP):
     "The images of one row of the sample table side by side, (H, W', 3) uint8, with white between them."
     found = []
     for m in subset:
-        image = np.broadcast_to(source.images(m, [position])[0], (*source.images(m, [position]).shape[1:3], 3))
+        own = source.images(m, [position])[0]
+        image = np.broadcast_to(own, (*own.shape[:2], 3))
         found += [image, np.full((len(image), gap, 3), 255, np.uint8)]
     return np.hstack(found[:-1])
 

@@ -136,7 +136,7 @@ def write_report(folder, about, table):
     "Write `<device>.md` and `<device>.csv`; returns the path of the first."
     name = file_name(about["device"])
     for suffix, text in ((".csv", table.to_csv(index=False)), (".md", report(about, table))):
-        with atomic_path(Path(folder, name + suffix)) as path: path.write_text(text)
+        with atomic_path(Path(folder, name + suffix)) as path: path.write_text(text, encoding="utf-8")
     return Path(folder, f"{name}.md")
 
 def main(arguments=None, packed=None):

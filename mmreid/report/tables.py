@@ -53,10 +53,12 @@ def markdown_table(table):
     aligned = ["---"] * table.index.nlevels + ["---:" if figures(column) else "---" for column in table]
     return "\n".join([line(rows.columns), line(aligned), *(line(row) for row in rows.to_numpy())])
 
-def save_table(folder, name, table):
-    "Write a table as Markdown to `folder/name.md`, whole or not at all, and return it, so that a notebook shows it."
+def save_table(folder, name, table, note=""):
+    """Write a table as Markdown to `folder/name.md`, whole or not at all, and return it, so that a notebook shows it.
+
+    note: a text that is written below it."""
     with atomic_path(Path(folder) / f"{name}.md") as temporary:
-        temporary.write_text(markdown_table(table) + "\n", encoding="utf-8")
+        temporary.write_text(markdown_table(table) + f"\n{note and chr(10) + note + chr(10)}", encoding="utf-8")
     return table
 
 # %% ../../nbs/7_claims/02_tables.ipynb #09bdf1ec

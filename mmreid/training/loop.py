@@ -207,7 +207,9 @@ class Training:
         last = self.step == self.train.steps
         due = self.validation and (last or self.step % self.train.validate_every == 0)
         save = self.state and self.step % self.train.checkpoint_every == 0
-        if due: self.curves.add(self.step - 1, self.validate())
+        if due:
+            *_, = self.curves.check()       # what is lost is the loss, and not the figures that follow
+            self.curves.add(self.step - 1, self.validate())
         self.curves.read(now=last or due or save)
         if save and self.first: self.save()
 

@@ -36,7 +36,7 @@ def train_many(packed, settings, seed, out):
     training = Training(packed, **settings, seed=seed, state=state)
     network = training.run()
     if not training.first: return training
-    save_network(Path(out, "model.safetensors"), network, packed.statistics)
+    save_network(Path(out, "model.safetensors"), network, packed.statistics, packed.size)
     with atomic_path(Path(out, "history.csv")) as path: pd.DataFrame(training.history).to_csv(path, index=False)
     state.unlink(missing_ok=True)
     return training

@@ -68,12 +68,17 @@ class Curves:
 
         `FloatingPointError` names the first step whose loss is not finite."""
         if not self.waiting or len(self.waiting) < self.every and not now: return
+        for row in self.check():
+            self.rows.append(row)
+            self.log(row)
+        self.waiting = {}
+
+    def check(self):
+        "The waiting rows as numbers, one after the other; `FloatingPointError` as for `read`."
         found = [value.double() for row in self.waiting.values() for value in row.values() if torch.is_tensor(value)]
         numbers = iter(torch.stack(found).tolist() if found else [])
         for step, row in self.waiting.items():
             row = {"step": step} | {name: next(numbers) if torch.is_tensor(v) else v for name, v in row.items()}
             lost = [value for name, value in row.items() if name.endswith("/loss") and not math.isfinite(value)]
             if lost: raise FloatingPointError(f"step {step}: the loss is {lost[0]}")
-            self.rows.append(row)
-            self.log(row)
-        self.waiting = {}
+            yield row

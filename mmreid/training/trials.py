@@ -30,7 +30,10 @@ class Repeated(Strict):
 class Trials(Strict):
     """What is tried: `every` change for each variant of `own`, beside those of its own, as many for each.
 
-    `repeated`: some of them with other seeds; `further`: of variants that are compared with none of these."""
+    `start`: the settings that are changed, where they are no longer those of the profile or a variant, under `every`
+    or its name; `repeated`: some of them with other seeds; `further`: of variants that are compared with none of
+    these."""
+    start: dict[str, dict[str, Any]] = {}
     every: list[dict[str, Any]]
     own: dict[str, list[dict[str, Any]]]
     repeated: Repeated = Repeated()
@@ -43,6 +46,10 @@ class Trials(Strict):
         twice = [name for name in self.further if name in self.own]
         if twice: raise ValueError(f"{twice[0]!r} is in own and in further")
         return self
+
+    def started(self, variant):
+        "The changes that lead back to what a `variant` was when it was tried."
+        return self.start.get("every", {}) | self.start.get(variant, {})
 
     @property
     def by_variant(self):
@@ -109,7 +116,8 @@ def listed(packed, params, trials, seed=1):
     found, compute = {}, params.chosen.compute
     for variant, tried in trials.by_variant.items():
         model, train = for_variant(params, variant)
-        groups = {"model": model, "train": train, "variant": params.variants[variant]}
+        groups = with_changes({"model": model, "train": train, "variant": params.variants[variant]},
+                              trials.started(variant))
         for changes in tried:
             own, its_seed = trial_settings(groups, seed, changes)
             key = trial_key(packed, own, compute, its_seed)
@@ -123,15 +131,18 @@ def run_trials(packed, params, trials, path, jobs=1, log=print):
     It is written after each of them, in the order of `trials`. Those that are no longer listed are left out."""
     from joblib import Parallel, delayed
     trials, path = listed(packed, params, trials), Path(path)
-    done = {row["key"]: row for row in (pd.read_csv(path).to_dict("records") if path.exists() else [])}
+    rows = pd.read_csv(path, dtype={"key": str}).to_dict("records") if path.exists() else []
+    done = {row["key"]: row for row in rows}
     done = {key: done[key] for key in trials if key in done}
+    table = lambda: pd.DataFrame([done[key] for key in trials if key in done], columns=COLUMNS)
     waiting = [delayed(trial)(*arguments) for key, arguments in trials.items() if key not in done]
     for found in Parallel(jobs, return_as="generator_unordered")(waiting):
         done[found["key"]] = found
         log("{variant}: {changes}: fused {rank1:.1f} / {mAP:.1f}, "
             "cross-modal {cross_rank1:.1f} / {cross_mAP:.1f}".format(**found))
-        write_table(path, pd.DataFrame([done[key] for key in trials if key in done])[COLUMNS])
-    return pd.DataFrame([done[key] for key in trials])[COLUMNS]
+        write_table(path, table())
+    write_table(path, table())      # without those that are no longer listed, even if none was waiting
+    return table()
 
 # %% ../../nbs/5_training/14_trials.ipynb #33549a65
 def main(words=None):

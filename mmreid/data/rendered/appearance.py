@@ -124,7 +124,7 @@ def _look_of(outfit, name, p):
     return colour, near, f.warmth * np.where(second, .76, 1.)
 
 # %% ../../../nbs/2_data/05_rendered_appearance.ipynb #ba3f0310
-def heat(slot, p):
+def heat(p):
     "Factors (n,) on warmth: less at the ends of limbs, more where a garment lies close."
     limb = np.clip(p[:, 3], 0, 1) * .12 + np.clip(-p[:, 2], 0, .8) * .12
     return 1 - limb + .03 * np.sin(9 * p[:, 2] + 5 * p[:, 0])

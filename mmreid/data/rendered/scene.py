@@ -228,7 +228,7 @@ def _surfaces(camera, outfit, mesh, h, warmth):
     p, normal[i] = person_at(mesh, face, h["u"][i], h["v"][i], h["view"][i])
     slot = np.where(mesh.slot[face] < 0, slot_at(outfit, p), mesh.slot[face])
     rgb[i], near[i], warm = look(outfit, slot, p)
-    temperature[i] = camera.ambient + (34. - camera.ambient) * warm * warmth[slot] * heat(slot, p)
+    temperature[i] = camera.ambient + (34. - camera.ambient) * warm * warmth[slot] * heat(p)
     return rgb, near, temperature, normal
 
 # %% ../../../nbs/2_data/06_rendered_scene.ipynb #46b47cde
