@@ -109,7 +109,7 @@ def test_the_commands_of_the_readme(pictures, tmp_path):
         done = run("bash", "-c", words, root=root)
         assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     metrics = pd.read_csv(root / "results/quick/metrics.csv")
-    assert set(metrics.dataset) == {"mine"} and set(metrics.variant) == {"full"}
+    assert set(metrics.dataset) == {"mine"} and set(metrics.variant) == {"full", "frozen"}
     assert "similarity" in done.stdout and (root / "build/search.html").stat().st_size > 20_000
     assert git(root, "ls-files", "-co", "--exclude-standard", "data").stdout == ""     # git would take no picture
 

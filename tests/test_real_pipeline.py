@@ -13,10 +13,11 @@ from real_trees import further, look_alikes
 
 from mmreid.data.official import OFFICIAL
 from mmreid.evaluation.measure import COLUMNS
-from mmreid.evaluation.results import over_seeds, read_results
+from mmreid.evaluation.results import differences, over_seeds, read_results
 from mmreid.methods.registry import load_params
 from mmreid.ranking.official import HEADLINE, headlines
 from mmreid.report.claims import load_claims
+from mmreid.report.gather import read_references, shown_metrics
 from mmreid.report.verdicts import MeasuredTables, judge_figure
 
 RESULTS = "results/paper"
@@ -78,9 +79,10 @@ def done(tmp_path_factory):
 
 
 def measured(root):
-    "The tidy rows of each dataset: RegDB's from the report, those of the others from their evaluation."
+    "The tidy rows of `full` on each dataset: RegDB's from the report, those of the others from their evaluation."
     paths = {"regdb": "metrics.csv"} | {n: f"evaluations/{n}-full-2/metrics.csv" for n in ("sysu", "rgbnt201")}
-    return {name: pd.read_csv(root / RESULTS / path, dtype={"seed": str}) for name, path in paths.items()}
+    tables = {name: pd.read_csv(root / RESULTS / path, dtype={"seed": str}) for name, path in paths.items()}
+    return {name: rows(table, variant="full") for name, table in tables.items()}
 
 
 def rows(metrics, **values):
@@ -95,7 +97,7 @@ def test_the_pipeline_measures_all_datasets(done):
     assert len(rows(of_tuples, metric="rank1", protocol="any")) == 49
     for dataset, metrics in measured(done).items():
         if dataset == "rgbnt201": continue
-        assert list(metrics) == COLUMNS and set(metrics.variant) == {"full"}
+        assert list(metrics) == COLUMNS and len(metrics)
         assert set(metrics.protocol) == {"official", "paired", "concatenated"}
         row, = rows(metrics, metric="rank1", **HEADLINE[dataset]).itertuples()
         assert 0 <= row.low <= row.value <= row.high <= 100
@@ -132,6 +134,24 @@ def test_splits_are_a_grid_and_results_aggregate(done):
                        ("rank1", "rank1 deviation"))
     assert mean == pytest.approx(np.mean(single), abs=1e-3)
     assert deviation == pytest.approx(np.std(single, ddof=1), abs=1e-3)
+
+
+def test_the_start_is_measured_on_each_split(done):
+    "A row is compared with `frozen` on the people of its own split; there are as many figures as official splits."
+    divided = json.loads((done / "data/packed/regdb/packed.json").read_text())["info"]["runs"]
+    starts = read_references(done / RESULTS, ["regdb"], divided)["regdb"]["frozen"]
+    assert [sorted(set(own.queries.identity)) for own in starts] == [divided[k]["test"] for k in divided]
+    shown = rows(shown_metrics(pd.read_csv(done / RESULTS / "metrics.csv")), variant="frozen", metric="rank1")
+    assert set(shown.seed.astype(str)) == {"2"} and len(rows(shown, **HEADLINE["regdb"])) == 1
+    runs = [read_results(done / RESULTS / f"evaluations/regdb-full-{k}") for k in (1, 2)]
+    evaluate, pair = load_params(done / "params.yaml").chosen.evaluate, [("full", "frozen")]
+    assert set(differences({"full": runs, "frozen": starts}, pair, evaluate).runs) == {2}
+    written = pd.read_csv(done / RESULTS / "tables/differences.csv")
+    assert set(rows(written, against="frozen").verdict) == {"needs seeds"}
+    mean, = rows(read_results(done / RESULTS / "references/regdb-frozen").metrics, metric="rank1",
+                 **HEADLINE["regdb"]).value
+    assert mean == pytest.approx(np.mean([rows(own.metrics, metric="rank1", **HEADLINE["regdb"]).value.item()
+                                          for own in starts]), abs=1e-3)
 
 
 def test_the_report_shows_official_and_paired_figures(done):

@@ -27,9 +27,14 @@ def read_rows(results, datasets, runs):
     folder = Path(results, "evaluations")
     return {d: {v: [read_results(folder / f"{d}-{v}-{s}") for s in runs[v]] for v in runs} for d in datasets}
 
-def read_references(results, datasets):
-    "As `read_rows`, for the rows that are not trained here."
-    return {d: {v: [read_results(Path(results, "references", f"{d}-{v}"))] for v in REFERENCES} for d in datasets}
+def read_references(results, datasets, seeds):
+    """As `read_rows`, for the rows that are not trained here.
+
+    One `Measured` for each: where each run has its own split, for each of `seeds`."""
+    def read(folder):
+        of_splits = [folder / str(seed) for seed in seeds if (folder / str(seed)).is_dir()]
+        return [read_results(own) for own in of_splits or [folder]]
+    return {d: {v: read(Path(results, "references", f"{d}-{v}")) for v in REFERENCES} for d in datasets}
 
 def names_of(rows):
     "{dataset: its name in tables and figures}, of `rows` as `read_rows` returns them; an incomplete copy has a mark."
@@ -48,11 +53,10 @@ def tidy_metrics(rows, evaluate):
         found += own
     return pd.concat(found, ignore_index=True)
 
-def shown_metrics(metrics, runs):
-    "Of `tidy_metrics` the rows that tables show: the mean over runs where there are several, and rows without a seed."
-    one = {v: str(seeds[0]) for v, seeds in runs.items() if len(seeds) == 1}
-    seed, own = metrics.seed.astype(str), metrics.variant.map(lambda v: one.get(v, "all"))
-    return metrics[(seed == own) | (seed == "none")]
+def shown_metrics(metrics):
+    "Of `tidy_metrics` the rows that tables show: the mean over runs where there are several, else the only run."
+    is_mean = metrics.seed.astype(str) == "all"
+    return metrics[is_mean | ~is_mean.groupby([metrics.dataset, metrics.variant]).transform("any")]
 
 def runs_label(runs):
     "How many training runs are behind a row, in words."
