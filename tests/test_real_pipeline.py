@@ -141,7 +141,9 @@ def test_the_start_is_measured_on_each_split(done):
     divided = json.loads((done / "data/packed/regdb/packed.json").read_text())["info"]["runs"]
     starts = read_references(done / RESULTS, ["regdb"], divided)["regdb"]["frozen"]
     assert [sorted(set(own.queries.identity)) for own in starts] == [divided[k]["test"] for k in divided]
-    shown = rows(shown_metrics(pd.read_csv(done / RESULTS / "metrics.csv")), variant="frozen", metric="rank1")
+    metrics = pd.read_csv(done / RESULTS / "metrics.csv")
+    assert set(metrics.variant) == {"full", "frozen"}
+    shown = rows(shown_metrics(metrics), variant="frozen", metric="rank1")
     assert set(shown.seed.astype(str)) == {"2"} and len(rows(shown, **HEADLINE["regdb"])) == 1
     runs = [read_results(done / RESULTS / f"evaluations/regdb-full-{k}") for k in (1, 2)]
     evaluate, pair = load_params(done / "params.yaml").chosen.evaluate, [("full", "frozen")]
