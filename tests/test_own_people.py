@@ -327,6 +327,29 @@ def test_a_person_may_have_any_name(pictures, place, name):
     assert read_dataset("data/mine").table.identity.tolist() == sorted([name, "bob"])
 
 
+def table_of(pictures, header, *rows):
+    "Import a table of the pictures; its identities."
+    (pictures / "list.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    import_people("mine", pictures / "list.csv")
+    return read_dataset("data/mine").table.identity.tolist()
+
+
+def test_a_person_has_one_name_however_it_is_written(pictures, place):
+    "With a blank too many, or with an accent as a character of its own: not two people, one to train and one to test."
+    rows = [f"{name},{camera},train,rgb/p0/{camera}_0.png" for name, camera in
+            (("Jos\u00e9", "hall"), (" Jose\u0301 ", "yard"))]
+    found = table_of(pictures, "identity,camera,split,rgb", *rows, "bob,hall,test,rgb/p1/hall_0.png")
+    assert found == ["Jos\u00e9", "Jos\u00e9", "bob"] or found == ["bob", "Jos\u00e9", "Jos\u00e9"]
+
+
+@pytest.mark.parametrize("line", ["7,{}", "{},"])
+def test_a_column_without_a_name_is_no_modality(pictures, place, line):
+    "The index that pandas writes, or a comma at the end of each line."
+    texts = ("identity,camera,split,rgb", "ann,hall,train,rgb/p0/hall_0.png", "bob,hall,test,rgb/p1/hall_0.png")
+    header, *rows = map(line.format, texts)
+    assert table_of(pictures, header.removeprefix("7"), *rows) == ["ann", "bob"]
+
+
 def test_git_takes_no_picture():
     "Nor those of an analysis; of these the report shows two, which are made of rendered people only."
     ignored = lambda path: not subprocess.run(["git", "check-ignore", "-q", "--no-index", path], cwd=ROOT).returncode

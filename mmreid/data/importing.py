@@ -8,7 +8,7 @@ __all__ = ['FIELDS', 'NEEDED', 'PATTERN', 'ENDINGS', 'COLUMNS', 'SPLITS', 'ORDER
            'sample_table', 'described', 'import_people', 'placed', 'summary_lines']
 
 # %% ../../nbs/8_real_datasets/07_import.ipynb #c03bd5c0
-import os, re, shutil
+import os, re, shutil, unicodedata
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import validated
-from ..core import InputError, atomic_path, generator, progress, read_text, require_own
+from ..core import InputError, atomic_path, generator, only_writer, progress, read_text, require_own
 from .official import OFFICIAL
 from .problems import Problems, files_below
 from .ranges import image_facts, proposed_range
@@ -69,7 +69,8 @@ def images_in_folders(source, pattern=PATTERN):
                      f"made, by {', '.join(FIELDS)}; if no modality is in yours, put them under rgb/, ir/ or depth/")
 
 def _image(file, target, said, alone):
-    "One row of the images; `alone` is the name of its row in the table if it has no frame."
+    "One row of the images, its names without blanks around and accents in one way; `alone`: its row without a frame."
+    said = {name: unicodedata.normalize("NFC", text.strip() or text) for name, text in said.items()}
     said = {"frame": "", "split": "", "scenario": "normal"} | said
     row = "{identity}/{camera}/{frame}\0{scenario}".format(**said) if said["frame"] else alone
     return [str(file), target, said["modality"].lower(), *(said[name] for name in FIELDS[1:]), row]
@@ -83,16 +84,15 @@ def images_in_table(path):
     columns = csv_columns(path, text)
     if "modality" in columns:
         raise InputError(f"{path}: column 'modality': a row has a column of paths for each modality: rgb, ir, …")
-    table = read_table(path, [c for c in columns if c not in NEEDED], NEEDED[1:])
-    others = [c for c in columns if c not in FIELDS]
+    table = read_table(path, [c for c in columns if c and c not in NEEDED], NEEDED[1:])
+    others = [c for c in columns if c and c not in FIELDS]     # one without a name: an index, or a comma too many
     modalities = [c for c in others if table[c].str.lower().str.endswith(ENDINGS).any()]
     if not modalities: raise InputError(f"{path}: no column has paths of images")
     rows, seen = [], {}
     left = [(f"column {c}", "it has no paths of images") for c in others if c not in modalities]
     for n, row in enumerate(table.to_dict("records")):
         line = line_of(table, n)
-        empty = [name for name in NEEDED[1:] if not row[name].strip()]
-        if empty: raise InputError(f"{path} line {line}: no {empty[0]}")
+        if no := [f for f in NEEDED[1:] if not row[f].strip()]: raise InputError(f"{path} line {line}: no {no[0]}")
         said = {name: row[name] for name in FIELDS if row.get(name)} | {"frame": str(line)}
         for modality in [m for m in modalities if row[m]]:
             file = Path(path).parent / row[modality]
@@ -214,7 +214,7 @@ def import_people(name, source, *, pattern=PATTERN, shares=(.5, .1, .4), seed=0,
     images = without_doubles(images, left) if pairing == "tuple" else images.assign(row=images.target)
     made = {"pattern": pattern, "seed": seed, "split": list(shares)}
     info = described(name, images, identities, modalities, pairing, ranges or {}, made)
-    with atomic_path(folder) as temporary:
+    with only_writer(folder), atomic_path(folder) as temporary:
         for image in images.itertuples(): placed(image.file, temporary / image.target, link)
         write_dataset(temporary, info, sample_table(images, modalities))
     return summary_lines(folder, info, images, left, ranges or {})

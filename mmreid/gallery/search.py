@@ -90,7 +90,9 @@ def kept_index(gallery, subset, kind):
     faiss, subset = optional("faiss", "an index", "search"), gallery.ordered(subset)
     folder, (_, e) = gallery.folder / f"{subset_name(subset)}.{kind}", gallery.matrix(subset)
     made = {"embeddings": gallery.made["hashes"][subset_name(subset)], "version": VERSION}
-    def kept(): return folder.exists() and read_json(folder / "index.json") == made
+    def kept():
+        try: return folder.exists() and read_json(folder / "index.json") == made
+        except InputError: return False
     if not kept():
         with only_writer(folder):
             if not kept():      # by another process meanwhile
@@ -100,7 +102,7 @@ def kept_index(gallery, subset, kind):
                     write_json(temporary / "index.json", made)
     try: index = faiss.read_index(str(folder / "index.faiss"))
     except RuntimeError: index = None
-    if index is None or (index.ntotal, index.d) != e.shape:
+    if index is None or (index.ntotal, index.d) != e.shape or hasattr(index, "hnsw") != (kind == "hnsw"):
         raise InputError(f"{folder}: the index is damaged; delete this folder, and it is built again")
     return index
 

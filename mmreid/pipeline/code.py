@@ -96,7 +96,7 @@ def read_notebook(path):
     if not Path(path).is_file(): raise InputError(f"{path}: no such notebook")
     text = read_text(path)
     try: notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
-    except (ValueError, nbformat.ValidationError, AttributeError, KeyError) as error:
+    except (ValueError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a notebook ({str(error).splitlines()[0]})") from None
     if notebook.get("nbformat") != 4:
         raise InputError(f"{path}: not a notebook of format 4; renew it: jupyter nbconvert --to notebook --inplace")
