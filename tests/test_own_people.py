@@ -339,7 +339,7 @@ def test_a_person_has_one_name_however_it_is_written(pictures, place):
     rows = [f"{name},{camera},train,rgb/p0/{camera}_0.png" for name, camera in
             (("Jos\u00e9", "hall"), (" Jose\u0301 ", "yard"))]
     found = table_of(pictures, "identity,camera,split,rgb", *rows, "bob,hall,test,rgb/p1/hall_0.png")
-    assert found == ["Jos\u00e9", "Jos\u00e9", "bob"] or found == ["bob", "Jos\u00e9", "Jos\u00e9"]
+    assert found == ["Jos\u00e9", "Jos\u00e9", "bob"]
 
 
 @pytest.mark.parametrize("line", ["7,{}", "{},"])

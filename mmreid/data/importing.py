@@ -69,7 +69,7 @@ def images_in_folders(source, pattern=PATTERN):
                      f"made, by {', '.join(FIELDS)}; if no modality is in yours, put them under rgb/, ir/ or depth/")
 
 def _image(file, target, said, alone):
-    "One row of the images, its names without blanks around and accents in one way; `alone`: its row without a frame."
+    "One row of the images, names without blanks around and in NFC; `alone` names its row in the table without a frame."
     said = {name: unicodedata.normalize("NFC", text.strip() or text) for name, text in said.items()}
     said = {"frame": "", "split": "", "scenario": "normal"} | said
     row = "{identity}/{camera}/{frame}\0{scenario}".format(**said) if said["frame"] else alone
