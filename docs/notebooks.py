@@ -14,7 +14,7 @@ HIDDEN = re.compile(r"^[ \t]*### BEGIN HIDDEN TESTS.*?### END HIDDEN TESTS[ \t]*
 LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 PAGES = {"nbs/references.bib": "bibliography.md", "README.md": "index.md", "nbs/index.ipynb": "index.md",
-         "nbs/start.ipynb": "notebooks.md", "nbs/demo.ipynb": "nbs/8_real_datasets/14_demo_page.ipynb",
+         "nbs/start.ipynb": "notebooks.md", "nbs/demo.ipynb": "nbs/8_real_datasets/16_demo_page.ipynb",
          "docs/start.md": "start.md",
          "results/benchmarks.csv": "results/benchmarks.md", "results/trials.csv": "results/benchmarks.md"}
 

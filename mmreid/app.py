@@ -57,7 +57,7 @@ def compare(a, b, page):
     print(f"\npictures side by side: {page}")
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #dd5538f9
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})     # a value may be below 0
 @click.argument("key")
 @click.argument("values", callback=listed)
 @click.option("--variant", help="The row that is trained; by default the one that KEY names.")
@@ -135,7 +135,8 @@ def embed_dataset(source, checkpoint, out, split, size, batch_size):
               help="Also write a page with images, as build/search.html.")
 def search_gallery(gallery, images, row, own, subset, k, index, leave_out, without, checkpoint, page):
     "Search in GALLERY, a folder that `mmreid embed` wrote, and show the most similar items."
-    from mmreid.gallery.embed import embed_images, open_gallery
+    from mmreid.gallery.embed import embed_images
+    from mmreid.gallery.gallery import open_gallery
     from mmreid.gallery.search_page import as_text, require_page, write_page
     from mmreid.gallery.search import search
     from mmreid.training.embedder import SHIPPED, load_embedder
@@ -152,15 +153,15 @@ def search_gallery(gallery, images, row, own, subset, k, index, leave_out, witho
     leave_out = {None: None if images else "same", "nothing": None}.get(leave_out, leave_out)
     found = search(gallery, queries, k, subset, index, leave_out, without)
     result = gallery, queries, found, subset or gallery.modalities, index
-    print("\n".join(as_text(*result)))
     if page: write_page(page, *result)
+    print("\n".join(as_text(*result)))
     if page: print(f"\nimages: {page}")
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #9f3b6d21
 @app.command()
 @click.option("--checkpoint", type=click.Path(path_type=Path), callback=as_checkpoint,
               help="A trained network, or the folder of its training; by default the one that ships.")
-@click.option("--out", type=click.Path(path_type=Path), default="build/export", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A folder, by default build/export.")
 @click.option("--format", "chosen", type=click.Choice(["onnx", "pt2", "both"]), default="both", show_default=True)
 @click.option("--size", metavar="HEIGHTxWIDTH", callback=as_size,
               help="Of the images; by default that of the checkpoint's training.")
@@ -170,8 +171,9 @@ def export(checkpoint, out, chosen, size):
     Every file is compared with PyTorch on all subsets of the modalities; one that differs is not kept."""
     from mmreid.gallery.export import WRITERS, export
     from mmreid.training.shipped import SHIPPED
+    checkpoint, out = from_root(checkpoint, out)
     formats = tuple(WRITERS) if chosen == "both" else (chosen,)
-    for row in export(checkpoint or SHIPPED, out, formats, size):
+    for row in export(checkpoint or SHIPPED, out or "build/export", formats, size):
         print(f"{row['file']}: {row['megabytes']:.1f} MB, differs from PyTorch by at most {row['difference']:.1e}")
 
 # %% ../nbs/9_how_it_runs/18_app.ipynb #d2b2c7d8
@@ -194,29 +196,33 @@ def course():
     "Hand out the lessons of the course, and mark what comes back."
 
 @course.command()
-@click.option("--out", type=click.Path(path_type=Path), default="_course/release", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A folder, by default _course/release.")
 def release(out):
     "Write the student edition of every lesson: without answers and outputs."
     from mmreid.course.editions import release
-    for path in release(COURSE, out): print(path)
+    out, = from_root(out)
+    for path in release(COURSE, out or Path("_course/release")): print(path)
 
 @course.command()
 @click.argument("lesson")
-@click.option("--out", type=click.Path(path_type=Path), default="_course/slides", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A folder, by default _course/slides.")
 def slides(lesson, out):
     "Write LESSON, such as 01_what_is_reid, as slides: its texts and figures, without code."
     from mmreid.course.editions import lessons, slides
-    masters = lessons(COURSE)
+    out, = from_root(out)
+    path, masters = (out or Path("_course/slides")) / f"{lesson}.html", lessons(COURSE)
     if lesson not in masters: raise InputError(f"{lesson!r} is no lesson; lessons: {', '.join(masters)}")
-    slides(masters[lesson], out / f"{lesson}.html")
-    print(out / f"{lesson}.html")
+    slides(masters[lesson], path)
+    print(path)
 
 @course.command()
 @click.argument("submissions", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default="_course/marks", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="A folder, by default _course/marks.")
 def grade(submissions, out):
     "Mark SUBMISSIONS, a folder of <student>/<lesson>.ipynb. This runs them: do it where they can do no harm."
     from mmreid.course.editions import grade
+    submissions, out = from_root(submissions, out)
+    out = out or Path("_course/marks")
     print(grade(COURSE, submissions, out).to_string(index=False))
     print(f"\na page for each submission: {out}/feedback")
 

@@ -10,7 +10,8 @@ pytest.importorskip("faiss", reason="the extra `search` is not installed")
 from mmreid.app import main     # noqa: E402 (needs faiss)
 from mmreid.data.samples import read_dataset, write_dataset     # noqa: E402
 from mmreid.data.toy import toy_dataset     # noqa: E402
-from mmreid.gallery.embed import embed_images, open_gallery     # noqa: E402
+from mmreid.gallery.embed import embed_images     # noqa: E402
+from mmreid.gallery.gallery import open_gallery     # noqa: E402
 from mmreid.gallery.search import search     # noqa: E402
 from mmreid.methods.checkpoints import save_network     # noqa: E402
 from mmreid.methods.registry import load_params, build_network, for_variant     # noqa: E402

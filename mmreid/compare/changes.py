@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FIGURE', 'HEADLINES', 'CHANGES', 'CLAIM', 'IN_RUNS', 'flat', 'changed_parameters', 'written', 'read_metrics',
            'changed_variants', 'side_by_side_queries', 'headline', 'paired', 'by_intervals', 'verdict',
-           'headline_changes', 'changed_verdicts', 'changed_files', 'further_tables', 'both_runs', 'changed_runs',
-           'run_changes', 'Comparison', 'compare']
+           'headline_changes', 'changed_verdicts', 'changed_files', 'further_tables', 'both_runs', 'run_figures',
+           'changed_runs', 'run_changes', 'Comparison', 'compare']
 
 # %% ../../nbs/9_how_it_runs/14_changes.ipynb #a65b4a36
 import io, json
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..core import InputError
 from .sides import Side
-from ..evaluation.measure import CELL
+from ..evaluation.measure import CELL, COLUMNS
 from ..evaluation.results import cross_modal_queries, headline_queries, metrics_table
 from ..ranking.statistics import paired_bootstrap
 
@@ -47,10 +47,11 @@ def written(x, y):
 FIGURE = ["dataset", "variant", *CELL, "seed", "metric"]
 
 def read_metrics(side):
-    "The table `metrics.csv` of a `Side`; `InputError` says how to get one that is missing."
-    content = side.read(f"{side.folder}/metrics.csv")
-    if content is None: raise InputError(f"{side.name}: no {side.folder}/metrics.csv; to get it: {side.remedy}")
-    return metrics_table(io.BytesIO(content))
+    "The table `metrics.csv` of a `Side`; `InputError` says how to get one that is missing or damaged."
+    text, where = side.table("metrics.csv", COLUMNS), f"{side.folder}/metrics.csv"
+    if text is None: raise InputError(f"{side.name}: no {where}; to get it: {side.remedy}")
+    try: return metrics_table(io.StringIO(text)).astype({name: float for name in ("value", "low", "high")})
+    except ValueError as error: raise InputError(f"{side.name}: {where}: {error}; to get it: {side.remedy}") from None
 
 def changed_variants(a, b):
     """A table `dataset`, `variant`, `where`, `figures`, `changed` of the rows in which two tables of metrics differ.
@@ -122,9 +123,9 @@ CLAIM = ["claim", "dataset", "variant", "metric"]
 
 def changed_verdicts(a, b):
     "A table `claim`, `says`, `A`, `B` of the claims whose verdicts on two sides differ; empty where a side has none."
-    contents = [side.read(f"{side.folder}/claims.csv") for side in (a, b)]
-    if None in contents: return pd.DataFrame(columns=["claim", "says", "A", "B"])
-    tables = [pd.read_csv(io.BytesIO(text), keep_default_na=False)[[*CLAIM, "says", "verdict"]] for text in contents]
+    texts = [side.table("claims.csv", [*CLAIM, "says", "verdict"]) for side in (a, b)]
+    if None in texts: return pd.DataFrame(columns=["claim", "says", "A", "B"])
+    tables = [pd.read_csv(io.StringIO(text), keep_default_na=False)[[*CLAIM, "says", "verdict"]] for text in texts]
     both = tables[0].merge(tables[1].drop(columns="says"), on=CLAIM, suffixes=("_a", "_b"))
     both = both[both.verdict_a != both.verdict_b].rename(columns={"verdict_a": "A", "verdict_b": "B"})
     return both[["claim", "says", "A", "B"]].reset_index(drop=True)
@@ -151,25 +152,34 @@ def both_runs(a, b, dataset, variant, seeds):
     found = [[side.queries(f"{dataset}-{variant}-{seed}") for seed in seeds] for side in (a, b)]
     return [own if None not in own else [] for own in found]
 
+def run_figures(side, run):
+    "{figure: {metric: percent}} of one run, of the figures that it has; `InputError` for a damaged file."
+    path = f"{side.folder}/runs/{run}.json"
+    try:
+        head = json.loads(side.read(path))
+        return {name: {metric: float(head[key][metric]) for metric in ("rank1", "mAP")}
+                for name, key in IN_RUNS.items() if key in head}
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise InputError(f"{side.name}: {path}: no figures of a run; to make it again: {side.remedy}") from None
+
 def changed_runs(a, b):
     "{(dataset, variant): seeds} of the runs that both sides have and whose headline figures differ."
-    found = {}
+    found, names = {}, a.parameters.get("datasets")
     for name, where in changed_files(a, b, "/runs/*.json").items():
         run = PurePath(name).stem
-        dataset = next((own for own in a.parameters.get("datasets", []) if run.startswith(f"{own}-")), None)
+        dataset = next((n for n in names if run.startswith(f"{n}-")), None) if isinstance(names, list) else None
         variant, _, seed = run.removeprefix(f"{dataset}-").rpartition("-")
         if where == "both" and dataset and seed.isdigit(): found.setdefault((dataset, variant), []).append(seed)
     return found
 
 def run_changes(a, b, dataset, variant, seeds):
     "As `headline_changes`, from `runs/*.json`: means over the seeds, of the figures that all of them have."
-    path = lambda side, seed: f"{side.folder}/runs/{dataset}-{variant}-{seed}.json"
-    heads = [[json.loads(side.read(path(side, seed))) for seed in seeds] for side in (a, b)]
+    heads = [[run_figures(side, f"{dataset}-{variant}-{seed}") for seed in seeds] for side in (a, b)]
     runs, found = both_runs(a, b, dataset, variant, seeds), []
-    for name, key in IN_RUNS.items():
-        if not all(key in head for own in heads for head in own): continue
+    for name in IN_RUNS:
+        if not all(name in head for own in heads for head in own): continue
         for metric in ("rank1", "mAP"):
-            before, after = (np.mean([head[key][metric] for head in own]) for own in heads)
+            before, after = (np.mean([head[name][metric] for head in own]) for own in heads)
             interval = paired(runs, name, metric) or (np.nan, np.nan)
             word = "other people" if all(runs) and np.isnan(interval[0]) else verdict(*interval)
             found.append([dataset, variant, name, metric, before, after, after - before, *interval, "people", word])

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..core import InputError, as_text, parse_yaml
+from ..data.samples import csv_columns
 from ..evaluation.results import read_results
 
 # %% ../../nbs/9_how_it_runs/13_sides.ipynb #dad60f28
@@ -72,11 +73,25 @@ class Side:
         found = [Path(name).relative_to(self.folder) for name in os.fsdecode(listed).split("\0") if name]
         return sorted({str(p) for p in found if Path("/", p).match(pattern)})
 
+    def table(self, name, columns):
+        "The text of a CSV table in `folder`, or None. `InputError` for a damaged one, or one without the `columns`."
+        content, where = self.read(f"{self.folder}/{name}"), f"{self.name}: {self.folder}/{name}"
+        if content is None: return None
+        try:
+            text = as_text(content, where)
+            found = csv_columns(where, text)
+        except InputError as error: raise InputError(f"{error}; to make it again: {self.remedy}") from None
+        missing = [column for column in columns if column not in found]
+        if missing: raise InputError(f"{where}: column {missing[0]!r} is missing; to make it again: {self.remedy}")
+        return text
+
     @property
     def parameters(self):
-        "The content of its `params.yaml`; {} where there is none. `InputError` for what is not YAML."
+        "The content of its `params.yaml`; {} where there is none. `InputError` for what is not YAML, or no map."
         where = f"{self.name}: params.yaml"
-        return parse_yaml(as_text(self.read("params.yaml") or b"", where), where) or {}
+        found = parse_yaml(as_text(self.read("params.yaml") or b"", where), where) or {}
+        if not isinstance(found, dict): raise InputError(f"{where}: expected keys and values")
+        return found
 
     @property
     def remedy(self):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import InputError, atomic_path, require_own
+from ..core import InputError, atomic_path, require_own, require_own_page
 from ..pipeline.code import read_notebook
 from ..pipeline.kernel import kernel_manager
 
@@ -91,9 +91,12 @@ def advise(path):
 
 # %% ../../nbs/9_how_it_runs/12_editions.ipynb #f0bd1954
 def slides(master, out):
-    "Write a lesson as slides for a browser, `out`; they load reveal.js from the network."
+    """Write a lesson as slides for a browser, `out`; they load reveal.js from the network.
+
+    `InputError` where anything but slides is there."""
     import nbformat
     from nbconvert import SlidesExporter
+    require_own_page(out, b"reveal.js")
     lesson = nbformat.read(master, 4)
     for cell in lesson.cells:
         text = cell.cell_type == "markdown"

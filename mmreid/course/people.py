@@ -7,11 +7,12 @@ __all__ = ['PEOPLE', 'cache_folder', 'lesson_people', 'lesson_params']
 
 # %% ../../nbs/9_how_it_runs/11_lesson_people.ipynb #ce2ba066
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import mmreid
 from ..config import Rendered
-from ..core import content_hash
+from ..core import content_hash, file_hash
 from ..data.packed import open_packed, pack
 from ..data.rendered.dataset import render_dataset
 from ..methods.registry import load_params
@@ -25,12 +26,13 @@ def cache_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "mmreid/course")
 
 def lesson_people(settings=PEOPLE, folder=None):
-    """The `Packed` people of the lessons, in colour, infrared and depth; the first call renders them.
+    """The `Packed` people of the lessons, in colour, infrared and depth; the first call with this code renders them.
 
     settings: of `mmreid.config.Rendered`; `folder`: by default `cache_folder()`."""
     from filelock import FileLock
     rendered = Rendered(**settings)
-    folder = Path(folder or cache_folder(), f"people-{content_hash(settings)[:8]}")
+    code = [file_hash(path) for path in sorted(files("mmreid.data.rendered").iterdir()) if path.suffix == ".py"]
+    folder = Path(folder or cache_folder(), f"people-{content_hash([settings, code])[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "made.lock"):
         if not (folder / "packed/packed.json").exists():

@@ -38,16 +38,18 @@ class Problems:
 
 # %% ../../nbs/8_real_datasets/03_problems.ipynb #bf3bfd6d
 def files_below(problems):
-    "({paths of all files below the root}, [folders that cannot be read]); each such folder is a problem."
-    root, files, closed, entered = problems.root, set(), [], set()
+    """({paths of all files below the root}, [folders that cannot be read]); each such folder is a problem.
+
+    Linked folders are entered, unless they lead back to a folder above."""
+    root, files, closed = problems.root, set(), []
 
     def refused(error):
         closed.append(os.path.relpath(error.filename, root))
         problems.add("folder", f"{closed[-1]}: cannot be read ({error.strerror})")
 
     for folder, inner, names in os.walk(root, onerror=refused, followlinks=True):
-        if os.path.realpath(folder) in entered: inner[:], names = [], []
-        entered.add(os.path.realpath(folder))
+        above = Path(folder).absolute().parents if os.path.islink(folder) else ()
+        if any(os.path.samefile(folder, one) for one in above): inner[:], names = [], []
         files |= {os.path.relpath(os.path.join(folder, name), root) for name in names}
     litter = set(filter(is_litter, files))
     problems.litter += len(litter)

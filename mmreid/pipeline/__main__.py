@@ -28,6 +28,7 @@ def app():
 @app.command("prepare")
 def prepare_stages():
     "Check params.yaml and the datasets, and write the settings and the code of every stage."
+    from_root()
     prepare()
 
 @app.command("repro")
@@ -35,6 +36,7 @@ def prepare_stages():
 @click.option("--study", is_flag=True, help="The pipeline of study/dvc.yaml.")
 def bring_up_to_date(jobs, study):
     "Bring a whole pipeline up to date; what is up to date is not run again."
+    from_root()
     reproduce(jobs, study)
 
 @app.command(help=f"Run one stage, and keep its notebook as it ran. STAGE: {', '.join(STAGES)}.")
@@ -44,6 +46,7 @@ def run(stage, arguments):
     "Run one stage; `arguments`: which dataset, variant and seed."
     die_with_parent()
     started = time.monotonic()
+    from_root()
     target = run_stage(stage, stage_arguments(stage, arguments))
     print(f"{target} written after {time.monotonic() - started:.0f} s")
 
@@ -52,17 +55,18 @@ def run(stage, arguments):
 @click.argument("notebooks", nargs=-1, required=True)
 def run_again(notebooks):
     "Run notebooks again, in place."
-    for path in notebooks: refresh(path)
+    for path in from_root(*map(Path, notebooks)): refresh(path)
 
 @app.command()
 def readme():
     "Make README.md from nbs/index.ipynb."
+    from_root()
     write_readme()
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #71151ccb
 def listed(context, parameter, text):
-    "The parts of `1,2,3`, which differ."
-    found = [part.strip() for part in text.split(",")]
+    "The parts of `1,2,3` or of `[1, 2],[3]`, which differ."
+    found = [part.strip() for part in re.split(r",(?![^[]*\])", text)]
     if "" in found: raise click.BadParameter(f"{text!r}: at least one, with commas between them, and none is empty")
     if len(set(found)) < len(found): raise click.BadParameter(f"{text}: one of them is there twice")
     return found
@@ -89,7 +93,8 @@ def ranges(context, parameter, texts):
 def as_size(context, parameter, text):
     "(height, width) of `96x48`, or None."
     if text is None: return None
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text): raise click.BadParameter("write HEIGHTxWIDTH, for example 96x48")
+    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", text):
+        raise click.BadParameter("write HEIGHTxWIDTH, for example 96x48, each below 10,000")
     return tuple(map(int, text.split("x")))
 
 # %% ../../nbs/9_how_it_runs/10_command.ipynb #18775094
@@ -188,6 +193,9 @@ def ended(app, words=None, name=None):
         status, line = 2, f"{error.filename} line {error.lineno}: not Python ({error.msg}); is a merge unfinished?"
     except Busy as error: status, line = 3, error
     except (StageFailed, OSError) as error: status, line = 1, error
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error): raise
+        status, line = 1, f"not enough memory ({str(error).partition(chr(10))[0]}); take smaller images or batches"
     except click.Abort: status, line = 130, "interrupted"
     print(f"error: {line}", file=sys.stderr)
     return status

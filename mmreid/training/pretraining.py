@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..config import Model, Rendered, Train, changed, validated
-from ..core import InputError, atomic_path
+from ..core import InputError, atomic_path, content_hash
 from ..data.packed import open_packed, pack
 from ..data.rendered.dataset import render_dataset
 from ..methods.registry import for_variant, load_params
@@ -54,17 +54,19 @@ def people_packed(rendered, folder):
 def pretrain(folder, out, settings, compute, log=print):
     """Train the backbone on the people in `folder` and write `out`, with the figures of its card: {name: number}.
 
-    settings: `Rendered`, `Model`, `Train`, `Variant`. Resumes in `folder`."""
+    settings: `Rendered`, `Model`, `Train`, `Variant`. Resumes in `folder`, each with a place of its own."""
     rendered, model, train, variant = settings
-    packed = people_packed(rendered, Path(folder))
+    packed = people_packed(rendered, Path(folder, content_hash(rendered.model_dump())[:8]))
+    state = Path(folder, content_hash([group.model_dump() for group in settings])[:8], "state.safetensors")
     tell = lambda row: log({name: value for name, value in row.items() if "val" in name}) if "val/mAP" in row else None
-    training = Training(packed, model, variant, train, compute, 1, state=Path(folder, "state.safetensors"), log=tell)
+    training = Training(packed, model, variant, train, compute, 1, state=state, log=tell)
     network = training.run()
     figures = {f"{kind} {name}": round(value, 1) for kind, across in (("fused", False), ("cross-modal", True))
                for name, value in training.validation.figures(network, cross_modal=across).items()}
     about = {"rendered": rendered.model_dump(), "train": train.model_dump(), "validation": figures}
     with atomic_path(out) as temporary:
         save_file(backbone_tensors(network), temporary, metadata={"mmreid": json.dumps(about)})
+    state.unlink()
     return figures
 
 # %% ../../nbs/5_training/15_pretraining.ipynb #feee48ba
