@@ -1,4 +1,5 @@
 "The demo: what its search finds, what it refuses, and its page in a browser that asks no other machine for anything."
+import http.client
 import io
 import re
 import shutil
@@ -160,6 +161,17 @@ def test_the_page_fits(opened, width):
         part => part.getBoundingClientRect().right <= innerWidth + 1)"""
     page.wait_for_function(inside, timeout=WAIT / 10)
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)") and faults == []
+
+
+def test_only_this_machine_is_answered(server):
+    "A page from elsewhere that gives its own name this machine's address gets nothing."
+    port = int(server[0].rpartition(":")[2])
+    def status(host):
+        connection = http.client.HTTPConnection("localhost", port, timeout=60)
+        connection.request("GET", "/voila/static/no-such-file", headers={"Host": host})
+        return connection.getresponse().status
+    assert status("example.org") == status(f"example.org:{port}") == 403
+    assert status(f"localhost:{port}") == 404
 
 
 def test_nothing_leaves_the_machine(server, opened):

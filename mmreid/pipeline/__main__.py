@@ -193,10 +193,10 @@ def ended(app, words=None, name=None):
         status, line = 2, f"{error.filename} line {error.lineno}: not Python ({error.msg}); is a merge unfinished?"
     except Busy as error: status, line = 3, error
     except (StageFailed, OSError) as error: status, line = 1, error
+    except click.Abort: status, line = 130, "interrupted"
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error): raise
         status, line = 1, f"not enough memory ({str(error).partition(chr(10))[0]}); take smaller images or batches"
-    except click.Abort: status, line = 130, "interrupted"
     print(f"error: {line}", file=sys.stderr)
     return status
 

@@ -98,9 +98,9 @@ def read_notebook(path):
     try: notebook = nbformat.reads(text, as_version=nbformat.NO_CONVERT)
     except (ValueError, nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a notebook ({str(error).splitlines()[0]})") from None
-    if "nbformat_minor" not in notebook: raise InputError(f"{path}: not a notebook (no nbformat_minor)")
     if notebook.get("nbformat") != 4:
         raise InputError(f"{path}: not a notebook of format 4; renew it: jupyter nbconvert --to notebook --inplace")
+    if "nbformat_minor" not in notebook: raise InputError(f"{path}: not a notebook (no nbformat_minor)")
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "markdown" and re.match(r"`(<{7}|>{7}) ", cell.source):
             raise InputError(f"{path} cell {number}: an unfinished merge ({cell.source.strip('`')}); finish it")

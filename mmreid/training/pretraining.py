@@ -66,7 +66,7 @@ def pretrain(folder, out, settings, compute, log=print):
     about = {"rendered": rendered.model_dump(), "train": train.model_dump(), "validation": figures}
     with atomic_path(out) as temporary:
         save_file(backbone_tensors(network), temporary, metadata={"mmreid": json.dumps(about)})
-    state.unlink()
+    state.unlink(missing_ok=True)
     return figures
 
 # %% ../../nbs/5_training/15_pretraining.ipynb #feee48ba
