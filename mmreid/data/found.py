@@ -80,8 +80,7 @@ def each_once(images, left):
     real = images.file.map(os.path.realpath)
     by_link, kept = real != images.file.map(os.path.abspath), {}
     for n in by_link.sort_values(kind="stable").index:
-        first = kept.setdefault(real[n], n)
-        if first != n: left.append((images.target[n], f"the same file as {images.target[first]}"))
+        if kept.setdefault(real[n], n) != n: left.append((images.target[n], "a second path to an image of this list"))
     return images.loc[sorted(kept.values())].reset_index(drop=True)
 
 # %% ../../nbs/8_real_datasets/07_found.ipynb #5c2687f5
