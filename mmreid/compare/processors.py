@@ -32,13 +32,19 @@ def run_figures(path):
 
 def recorded(path=RECORD):
     "The figures of all machines: the columns `machine`, those of `KEYS` and `value`."
-    return pd.read_csv(path, dtype={"seed": str}, keep_default_na=False)
+    wide = pd.read_csv(path, dtype={"seed": str})
+    table = wide.melt(["machine", *KEYS[:2]], var_name="name").dropna(ignore_index=True)
+    table[KEYS[2:]] = table.pop("name").str.rsplit(" ", n=1, expand=True)
+    return table[["machine", *KEYS, "value"]]
 
 def record(name, tables, path=RECORD):
     "Keep the figures of the machine `name`, from `tables` of metrics (paths), in place of older ones of it."
     own = pd.concat(map(run_figures, tables)).assign(machine=name)
     others = recorded(path) if Path(path).exists() else own[:0]
-    write_table(path, pd.concat([others[others.machine != name], own])[["machine", *KEYS, "value"]])
+    table = pd.concat([others[others.machine != name], own])
+    table["name"] = table.figure + " " + table.metric
+    wide = table.pivot(index=["machine", *KEYS[:2]], columns="name", values="value").round(4)
+    write_table(path, wide.loc[table.machine.unique()].reset_index())
 
 # %% ../../nbs/9_how_it_runs/30_processors.ipynb #c7db309d
 def moved(table):
