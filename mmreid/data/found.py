@@ -96,7 +96,7 @@ def images_in_table(path):
         raise InputError(f"{path}: column 'modality': a row has a column of paths for each modality: rgb, ir, …")
     table = read_table(path, [c for c in columns if c and c not in NEEDED], NEEDED[1:])
     others = [c for c in columns if c and c not in FIELDS]     # one without a name: an index, or a comma too many
-    modalities = [c for c in others if table[c].str.lower().str.endswith(ENDINGS).any()]
+    modalities = [c for c in others if table[c].str.strip().str.lower().str.endswith(ENDINGS).any()]
     if not modalities: raise InputError(f"{path}: no column has paths of images")
     rows = []
     left = [(f"column {c}", "it has no paths of images") for c in others if c not in modalities]
@@ -106,7 +106,7 @@ def images_in_table(path):
         if odd := [f for f in FIELDS if ODD.search(str(row.get(f, "")))]:
             raise InputError(f"{path} line {line}: {odd[0]}: a control character in {row[odd[0]]!r}")
         said = {name: row[name] for name in FIELDS if row.get(name)} | {"frame": str(line)}
-        for modality in [m for m in modalities if row[m]]:
+        for modality in [m for m in modalities if row[m].strip()]:
             file = row[modality].strip()
             rows.append(_image(Path(path).parent / file, _inside(file, modality, line),
                                said | {"modality": modality}, ""))
