@@ -46,7 +46,6 @@ def run(stage, arguments):
     "Run one stage; `arguments`: which dataset, variant and seed."
     die_with_parent()
     started = time.monotonic()
-    from_root()
     target = run_stage(stage, stage_arguments(stage, arguments))
     print(f"{target} written after {time.monotonic() - started:.0f} s")
 
