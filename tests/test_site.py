@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from conftest import copy_of_the_tree, run
+from conftest import PATIENCE, copy_of_the_tree, run
 from test_style import FUNCTIONS, complaints, long_lines, long_modules
 
 pytest.importorskip("sphinx", reason="the extra `site` is not installed")
@@ -172,6 +172,7 @@ class Watched:
     "A page of a browser that keeps what went wrong: console errors, failed requests, requests that leave the machine."
     def __init__(self, browser, **settings):
         self.page, self.faults = browser.new_page(**settings), []
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
@@ -226,8 +227,8 @@ def test_search_finds_a_word(site, browser):
     page.click(".search-button__button >> visible=true")
     page.fill("dialog input[type=search]", "triplet")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#search-results li a")
-    assert "The joint loss" in page.inner_text("#search-results") and not watched.faults
+    page.wait_for_selector("#search-results li a >> text=The joint loss")      # results come one after the other
+    assert not watched.faults
     page.close()
 
 
