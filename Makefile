@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup repro study experiments compare plots course grade test lab browser trials agreement longer bench portable gpu-check readme notebooks site export lock lock-check clean
+.PHONY: help setup repro study experiments compare plots course grade test lab browser trials ingredients agreement longer bench portable gpu-check readme notebooks site export lock lock-check clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -103,6 +103,9 @@ browser: setup  ## install Debian's Chromium, if none is there, for the tests th
 
 trials: setup  ## try settings on validation identities, as study/trials.yaml lists them (resumes after an interruption)
 	python -m mmreid.training.trials --jobs $(JOBS)
+
+ingredients: setup  ## try what the methods are made of, each part with three seeds, on validation identities (an hour; resumes)
+	python -m mmreid.training.trials --jobs $(JOBS) --list study/ingredients.yaml --results results/ingredients.csv
 
 agreement: setup  ## compare the order of methods here with that of their publications (half an hour, after make study; resumes)
 	python -m mmreid.report.agreement --jobs $(JOBS)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from pydantic import model_validator
 
-from ..config import Model, Strict, Train, validated
+from ..config import Count, Model, Strict, Train, validated
 from ..core import InputError, content_hash, read_yaml
 from ..data.packed import Packed
 from ..evaluation.results import write_table
@@ -32,12 +32,13 @@ class Trials(Strict):
 
     `start`: the settings that are changed, where they are no longer those of the profile or a variant, under `every`
     or its name; `repeated`: some of them with other seeds; `further`: of variants that are compared with none of
-    these."""
+    these; `seeds`: all is tried with each of them."""
     start: dict[str, dict[str, Any]] = {}
-    every: list[dict[str, Any]]
-    own: dict[str, list[dict[str, Any]]]
+    every: list[dict[str, Any]] = []
+    own: dict[str, list[dict[str, Any]]] = {}
     repeated: Repeated = Repeated()
     further: dict[str, list[dict[str, Any]]] = {}
+    seeds: list[Count] = []
 
     @model_validator(mode="after")
     def _fair(self):
@@ -56,7 +57,9 @@ class Trials(Strict):
         "{variant: its changes}."
         found = {variant: self.every + changes for variant, changes in self.own.items()} | self.further
         for variant in self.repeated.variants: found[variant] = found.get(variant, []) + self.repeated.changes
-        return found
+        if not self.seeds: return found
+        return {variant: [changes | {"seed": seed} for changes in own for seed in self.seeds]
+                for variant, own in found.items()}
 
 def load_trials(params, path="study/trials.yaml"):
     "The `Trials` of a file; `InputError` names the file, and a key or a variant of `params` that does not exist."
@@ -146,14 +149,17 @@ def run_trials(packed, params, trials, path, jobs=1, log=print):
 
 # %% ../../nbs/5_training/14_trials.ipynb #33549a65
 def main(words=None):
-    "Run the trials of study/trials.yaml on the rendered dataset; returns the exit status."
+    "Run the trials of a list on the rendered dataset; returns the exit status."
     parser = argparse.ArgumentParser(prog="python -m mmreid.training.trials", description=main.__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time, by default 1")
-    jobs = parser.parse_args(words).jobs
-    if jobs < 1: parser.error("--jobs: at least 1")
+    parser.add_argument("--list", default="study/trials.yaml", help="by default study/trials.yaml")
+    parser.add_argument("--results", default="results/trials.csv", help="by default results/trials.csv")
+    chosen = parser.parse_args(words)
+    if chosen.jobs < 1: parser.error("--jobs: at least 1")
     try:
         params = load_params()
-        run_trials(Packed.open("data/packed/rendered"), params, load_trials(params), "results/trials.csv", jobs)
+        trials = load_trials(params, chosen.list)
+        run_trials(Packed.open("data/packed/rendered"), params, trials, chosen.results, chosen.jobs)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
