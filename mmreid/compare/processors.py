@@ -34,9 +34,8 @@ def figures_of(path):
 
 def recorded(path=RECORD):
     "The figures of all machines: the columns `machine`, those of `KEYS` and `value`."
-    wide = pd.read_csv(path, dtype={"seed": str})
-    table = wide.melt(["machine", *KEYS[:2]], var_name="name").dropna(ignore_index=True)
-    table[KEYS[2:]] = table.pop("name").str.rsplit(" ", n=1, expand=True)
+    table = pd.read_csv(path, dtype={"seed": str}).melt(KEYS[:2], var_name="name").dropna(ignore_index=True)
+    table[["machine", *KEYS[2:]]] = table.pop("name").str.extract("(.*): (.*) (.*)")
     return table[["machine", *KEYS, "value"]]
 
 def record(name, tables, path=RECORD):
@@ -44,9 +43,9 @@ def record(name, tables, path=RECORD):
     own = pd.concat(map(figures_of, tables)).assign(machine=name)
     others = recorded(path) if Path(path).exists() else own[:0]
     table = pd.concat([others[others.machine != name], own])
-    table["name"] = table.figure + " " + table.metric
-    wide = table.pivot(index=["machine", *KEYS[:2]], columns="name", values="value").round(4)
-    write_table(path, wide.loc[table.machine.unique()].reset_index())
+    table["name"] = table.machine + ": " + table.figure + " " + table.metric
+    wide = table.pivot(index=KEYS[:2], columns="name", values="value")[table.name.unique()]
+    write_table(path, wide.reset_index())
 
 # %% ../../nbs/9_how_it_runs/30_processors.ipynb #c7db309d
 def moved(table):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SETTING', 'AGAINST', 'COLUMNS', 'ROWS', 'Run', 'adapted', 'trained', 'placed', 'one_run', 'read_run', 'parts',
-           'summary', 'finished', 'refuse_mixed', 'measure_runs', 'main']
+           'compared_with', 'summary', 'finished', 'refuse_mixed', 'measure_runs', 'main']
 
 # %% ../../nbs/7_claims/14_longer.ipynb #51d26b5b
 import argparse, sys, time
@@ -74,7 +74,7 @@ def read_run(path):
     return pd.read_csv(path, dtype={"identity": str, "changes": str}).fillna({"changes": ""})
 
 # %% ../../nbs/7_claims/14_longer.ipynb #754b8afb
-AGAINST = "baseline", "baseline-stripes", "best"
+AGAINST = "baseline", "baseline-stripes", "baseline-stripes-intra", "best", "best-intra"     # each row: those before it
 COLUMNS = [*SETTING, "against", "retrieval", "metric", "value", "low", "high", "trainings", "seconds"]
 
 def parts(table, modalities):
@@ -83,15 +83,20 @@ def parts(table, modalities):
     colour = table["query"].isin(["rgb", "ir"]) & table.gallery.isin(["rgb", "ir"])
     return {"fused": table[is_fused], "across": table[~is_fused], "colour and infrared": table[colour]}
 
-def summary(tables, modalities, resamples=2000):
+def compared_with(variant, found):
+    "The rows of `AGAINST` that are among those `found` and before `variant`."
+    before = AGAINST[:AGAINST.index(variant)] if variant in AGAINST else AGAINST
+    return [name for name in before if name in found]
+
+def summary(tables, modalities, resamples=2000, metrics=("rank1", "mAP")):
     "The rows of `COLUMNS` for the tables of finished runs; differences where both sides are there."
     runs, rows = pd.concat(tables, ignore_index=True), []
     for setting, group in runs.groupby(SETTING[:4], sort=True):
-        for (name, own), metric in product(parts(group, modalities).items(), ("rank1", "mAP")):
+        for (name, own), metric in product(parts(group, modalities).items(), metrics):
             seeds = {variant: [t for _, t in table.groupby("seed")] for variant, table in own.groupby("variant")}
             found = {variant: resampled(one, variant, resamples, metric) for variant, one in seeds.items()}
-            for variant, against in product(found, ("", *AGAINST)):
-                if against == variant or (against and against not in found): continue
+            pairs = [(variant, name) for variant in found for name in ("", *compared_with(variant, found))]
+            for variant, against in pairs:
                 mean, draws = (np.subtract(a, b) for a, b in zip(found[variant], found.get(against, (0, 0))))
                 low, high = np.quantile(draws, [.025, .975])
                 spent = np.mean([table.seconds.iloc[0] for table in seeds[variant]])
@@ -125,7 +130,7 @@ def measure_runs(packed, params, runs, changes, folder, jobs):
     return [*finished(folder).values()]
 
 def main(words=None, packed="data/packed/rendered", folder="build/longer", out="results/longer.csv", params=None):
-    "Train rows for longer than the study and write results/longer.csv; returns the exit status."
+    "Train rows for longer than the study, or otherwise, and write what they find; returns the exit status."
     parser = argparse.ArgumentParser(prog="python -m mmreid.report.longer", description=main.__doc__)
     parser.add_argument("--rows", nargs="+", default=ROWS, help=f"rows of the tables, by default {' '.join(ROWS)}")
     parser.add_argument("--steps", nargs="+", type=int, default=[200, 1000], help="by default 200 1000")
@@ -133,6 +138,10 @@ def main(words=None, packed="data/packed/rendered", folder="build/longer", out="
     parser.add_argument("--changes", default="{}", help="as '{train.backbone_rate: 0.3}'")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="one training each, by default 1 2 3")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time, by default 1; 0: only those finished")
+    parser.add_argument("--folder", default=folder, help=f"of the finished trainings, by default {folder}")
+    parser.add_argument("--results", default=out, help=f"the table of all in the folder, by default {out}")
+    both = ["rank1", "mAP"]
+    parser.add_argument("--metrics", nargs="+", default=both, choices=both, help="by default both")
     given = parser.parse_args(words)
     try:
         packed, params = Packed.open(packed), params or load_params()
@@ -145,13 +154,13 @@ def main(words=None, packed="data/packed/rendered", folder="build/longer", out="
         adapted(params, "fp32", changes)       # refused here, not in a process
         runs = [Run(variant, steps, precision, seed) for seed, steps, precision, variant
                 in product(given.seeds, given.steps, given.precision, given.rows)]
-        tables = measure_runs(packed, params, runs, changes, folder, given.jobs)
-        if not tables: raise InputError(f"{folder}: no training is finished; --jobs 1 trains")
+        tables = measure_runs(packed, params, runs, changes, given.folder, given.jobs)
+        if not tables: raise InputError(f"{given.folder}: no training is finished; --jobs 1 trains")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_table(out, summary(tables, packed.modalities))
-    print(f"written: {out}, from {len(tables)} trainings")
+    write_table(given.results, summary(tables, packed.modalities, metrics=given.metrics))
+    print(f"written: {given.results}, from {len(tables)} trainings")
     return 0
 
 # %% ../../nbs/7_claims/14_longer.ipynb #ed11b9fc
