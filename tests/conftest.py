@@ -20,7 +20,6 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 GIT = ("git", "-c", "user.name=test", "-c", "user.email=test@localhost")
-PATIENCE = 120       # seconds after which what should have come or ended is taken to hang, however busy the machine
 
 
 def pytest_addoption(parser):

@@ -5,7 +5,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from conftest import PATIENCE, commit, git, repro, run
+from conftest import commit, git, repro, run
 from test_pipeline import RESULTS
 from test_site import CHROMIUM
 
@@ -92,5 +92,5 @@ def test_plots_open_without_a_network(two):
     assert not re.search(r'<(script|link)[^>]+(src|href)="http', page.read_text())
     if CHROMIUM is None: pytest.skip("no Chromium is installed")
     words = [CHROMIUM, "--headless", "--no-sandbox", "--dump-dom", "--virtual-time-budget=8000", str(page)]
-    shown = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    shown = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert shown.stdout.count("<canvas") + shown.stdout.count("<svg") >= 2, shown.stderr[-2000:]

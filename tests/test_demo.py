@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import psutil
 import pytest
-from conftest import PATIENCE, ROOT, environment, run
+from conftest import ROOT, environment, run
 from PIL import Image
 
 from mmreid.core import InputError
@@ -97,7 +97,7 @@ def server():
         yield f"http://localhost:{port}", running
     finally:
         running.send_signal(signal.SIGINT)
-        try: running.wait(PATIENCE)
+        try: running.wait(60)
         except subprocess.TimeoutExpired: running.kill()
     assert running.returncode == 0
 
@@ -168,7 +168,7 @@ def test_only_this_machine_is_answered(server, opened):
     "A page from elsewhere that gives its own name this machine's address gets nothing."
     port = int(server[0].rpartition(":")[2])
     def status(host):
-        connection = http.client.HTTPConnection("localhost", port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("localhost", port, timeout=60)
         connection.request("GET", "/", headers={"Host": host})
         return connection.getresponse().status
     assert status("example.org") == status(f"example.org:{port}") == 403 and opened[2].status == 200

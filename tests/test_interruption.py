@@ -9,7 +9,7 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from conftest import PATIENCE, ROOT, change_parameters, environment, run
+from conftest import ROOT, change_parameters, environment, run
 
 from mmreid.methods.registry import load_params
 from mmreid.pipeline.notebooks import settle
@@ -69,8 +69,8 @@ def start(root, words=RUN):
     return process, psutil.Process(process.pid).children(recursive=True)
 
 
-def wait_for(condition):
-    end = time.monotonic() + PATIENCE
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end: time.sleep(.05)
     assert condition()
 
@@ -80,9 +80,9 @@ def lives(process):
     except psutil.NoSuchProcess: return False
 
 
-def assert_all_end(processes):
+def assert_all_end(processes, seconds=10):
     "Every one of `processes` ends by itself; those that do not are killed before the test fails."
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + seconds
     while any(map(lives, processes)) and time.monotonic() < end: time.sleep(.05)
     left = [p for p in processes if lives(p)]
     for p in left: p.kill()
@@ -118,7 +118,7 @@ def test_kernel_killed(working):
     "The runner does not wait for a kernel that is no more; it reports that once, and the workers end."
     process, below = start(working)
     psutil.Process(process.pid).children()[0].kill()
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=20)
     assert process.returncode == 1
     reason = "its kernel died (killed, or out of memory) (see results/failed/pack-rendered.ipynb)"
     assert err.split("error: ")[1] == f"pack-rendered: {reason}\n"
@@ -130,7 +130,7 @@ def test_kernel_killed(working):
 def test_runner_asked_to_end(working, number, status):
     process, below = start(working)
     process.send_signal(number)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=20)
     assert process.returncode == status and "Traceback" not in err
     assert_all_end(below)
 
@@ -195,7 +195,7 @@ def test_runner_killed_under_dvc(versioned):
     process, below = start(versioned, ["dvc", "repro"])
     runner = next(p for p in below if "mmreid.pipeline" in p.cmdline())
     runner.kill()
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=20)
     assert process.returncode != 0 and "failed to reproduce 'pack'" in err
     assert_all_end(below)
     assert not (versioned / "dvc.lock").exists()

@@ -10,7 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from conftest import PATIENCE, TRAINING, change_parameters, commit, environment, git, repro, run, shrunken
+from conftest import TRAINING, change_parameters, commit, environment, git, repro, run, shrunken
 from filelock import FileLock
 
 RESULTS = "results/quick"
@@ -101,7 +101,7 @@ def kill_in_training(root):
     left = saved()
     assert left, "training ended before it could be killed"
     assert not (root / f"{RESULTS}/models/{NAME}/model.safetensors").exists()
-    with FileLock(root / f".state/locks/train-{NAME}.lock", timeout=PATIENCE): return left[0]      # the runner ended
+    with FileLock(root / f".state/locks/train-{NAME}.lock", timeout=20): return left[0]     # the runner has ended too
 
 
 def test_the_same_bytes_in_another_clone_and_after_a_kill(first, tmp_path):

@@ -9,13 +9,14 @@ from urllib.parse import unquote
 
 import nbformat
 import pytest
-from conftest import PATIENCE, copy_of_the_tree, run
+from conftest import copy_of_the_tree, run
 from test_style import FUNCTIONS, complaints, long_lines, long_modules
 
 pytest.importorskip("sphinx", reason="the extra `site` is not installed")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LEDGER = "results/quick/claims.html"
+WAIT = 120_000      # milliseconds until a page is there, on a machine that does much else
 
 
 def contents(folder):
@@ -172,7 +173,7 @@ class Watched:
     "A page of a browser that keeps what went wrong: console errors, failed requests, requests that leave the machine."
     def __init__(self, browser, **settings):
         self.page, self.faults = browser.new_page(**settings), []
-        self.page.set_default_timeout(1000 * PATIENCE)
+        self.page.set_default_timeout(WAIT)
         self.page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))

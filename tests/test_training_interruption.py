@@ -6,7 +6,7 @@ import time
 
 import psutil
 import pytest
-from conftest import PATIENCE, ROOT, change_parameters, environment, run
+from conftest import ROOT, change_parameters, environment, run
 
 from mmreid.data.toy import toy_dataset
 
@@ -77,7 +77,7 @@ def kill_after(root, steps, victim):
     assert process.poll() is None, "the training ended before it could be killed"
     kernel = psutil.Process(process.pid).children()[0]
     (process if victim == "runner" else kernel).kill()
-    assert process.wait(PATIENCE) != 0
+    assert process.wait(20) != 0
     while kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE: time.sleep(.01)
     assert STEPS > len(steps_logged(root)) and not (root / f"{RESULTS}/models/{NAME}").exists()
 

@@ -6,15 +6,16 @@
 __all__ = ['METHOD', 'drowned', 'IngredientsSettings', 'Ingredients', 'TupleTeacher']
 
 # %% ../../nbs/6_compared_methods/16_ingredients.ipynb #8abae69c
-import torch
 from dataclasses import replace
+
+import torch
 from torch import nn
 
 from ..config import NotNegative, Share
 from ..data.host import host, on_host, positions, sent
 from .registry import Method
 from .weighted import METHOD as WEIGHTED, Weighted, WeightedSettings, tuples_and_singles
-from ..models.network import Passes, whole
+from ..models.network import Passes
 from ..models.suppression import drawn_for
 
 # %% ../../nbs/6_compared_methods/16_ingredients.ipynb #2a87a397
